@@ -1,0 +1,1 @@
+"""Pixels <=> latents: image, video and motion autoencoders behind one contract (`base.Codec`)."""

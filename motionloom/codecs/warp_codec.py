@@ -1,0 +1,400 @@
+"""The codec of the small model: a linear motion latent, fused with the photo by warping it at its own size.
+
+    latents ── LinearMotion ──> camera path, local flow, light      coarse grid
+    photo, warped coarsely ──── FusionNet ──> flow, mask, residual  fine grid (4 x)
+    photo at native size ────── warp, light, mask, residual ──> frames
+
+Deviation of ours from LaMD, which fuses by concatenating features (`MotionContentAutoencoder`): appearance stays sharp at
+any size because every frame is the photo itself, moved. What a flow cannot do, the network adds: a correction of the flow
+along edges, a mask that fades details which cannot be known, and a residual for what appears or changes colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from motionloom.codecs.base import Codec
+from motionloom.codecs.linear_motion import LIGHT_OFFSET, LinearMotion, MotionField
+from motionloom.errors import InputError
+from motionloom.motion.camera_path import displacement, fit_rates
+from motionloom.motion.grid import latent_grid, places, resize_maps
+from motionloom.motion.sharpness import as_sharp_as, sharpness
+from motionloom.motion.warp import outside, warp
+
+FINE = 4  # FusionNet's places per place of the latent grid
+FLOW_GAIN = 10.0  # frame units -> about unit scale, for the network
+LARGEST_CORRECTION = 0.04  # frame units
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where each kind of motion may happen, 0..1: a motion that was not asked for at a place does not occur there.
+
+    Attributes:
+        rigid: (R, H, W), one map for each region a camera moves; R may be 0. The camera's field is made exactly affine in each.
+        local: (H, W), where things move by themselves.
+        light: (H, W), where brightness and colour may change.
+    """
+
+    rigid: Tensor
+    local: Tensor
+    light: Tensor
+
+    @classmethod
+    def everywhere(cls, height: int, width: int) -> Where:
+        one = torch.ones(height, width)
+        return cls(one[None], one, one)
+
+    def at(self, height: int, width: int) -> Where:
+        def scaled(maps: Tensor) -> Tensor:
+            return resize_maps(maps[None], height, width, "bilinear")[0] if len(maps) else maps.new_zeros(0, height, width)
+
+        return Where(scaled(self.rigid), scaled(self.local[None])[0], scaled(self.light[None])[0])
+
+
+class WarpCodec(Codec, nn.Module):
+    """See the top of the file.
+
+    Args:
+        motion: the linear core.
+        width: channels of the fusion network's finest level.
+    """
+
+    def __init__(self, motion: LinearMotion | None = None, width: int = 24) -> None:
+        nn.Module.__init__(self)
+        self.motion = motion or LinearMotion()
+        self.fusion = FusionNet(self.motion.channels, width)
+        self.width = width
+
+    def latent_shape(self, num_frames: int, height_px: int, width_px: int) -> tuple[int, ...]:
+        """(d, h, w): about 256 square places, whatever the number of frames."""
+        return (self.motion.channels, *latent_grid(height_px, width_px))
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Clips => latents, with the flow measured by OpenCV (extra `metrics`); everything counts as local motion.
+
+        Args:
+            frames: (B, 3, T, H, W), -1..1.
+
+        Raises:
+            InputError: T is not the number of frames the modes were fitted at.
+        """
+        from motionloom.datasets.motion_windows import backward_flow
+
+        if frames.shape[2] != self.motion.num_frames:
+            raise InputError(
+                f"got a clip of {frames.shape[2]} frames, expected {self.motion.num_frames}",
+                fix="resample the clip in time first",
+            )
+        fields = []
+        h, w = self.latent_shape(*frames.shape[2:])[1:]
+        for clip in frames:
+            pictures = ((clip.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+            fields.append(field_of_clip(clip, torch.from_numpy(backward_flow(pictures, 2 * max(h, w))), h, w))
+        field = MotionField(*(torch.cat(parts) for parts in zip(*((f.camera, f.local, f.light) for f in fields), strict=True)))
+        return self.motion.encode(field)
+
+    def decode(self, latents: Tensor, first_frame: Tensor, num_frames: int | None = None, where: Where | None = None,
+               path: Path | None = None, progress: Callable[[int, int], None] | None = None) -> Tensor:
+        """Latents and a photo of any size => frames.
+
+        Args:
+            latents: (1, d, h, w).
+            first_frame: (1, 3, H, W), -1..1.
+            num_frames: T; the same motion at another frame rate.
+            where: see `Where`; default everywhere.
+            path: how the motion runs along the clip; default `Once`: frame 0 is the photo, bit for bit.
+            progress: called with (frames done, frames in all).
+
+        Returns:
+            (1, 3, T, H, W), -1..1.
+        """
+        count = num_frames or self.motion.num_frames
+        path, where = path or Once(), where or Where.everywhere(*latents.shape[-2:])
+        plan = self.plan(latents, first_frame, path.times(count), where)
+        target = sharpness(first_frame)
+        frames = []
+        for index in range(count):
+            frame = first_frame if index == 0 else as_sharp_as(path.frame(self, plan, first_frame, index), target)
+            frames.append(frame.clamp(-1, 1))
+            if progress is not None:
+                progress(index + 1, count)
+        return torch.stack(frames, 2)
+
+    @torch.no_grad()
+    def safe_view(self, latents: Tensor, first_frame: Tensor, num_frames: int, where: Where, path: Path) -> tuple[int, int, int, int]:
+        """The largest middle part of the frame that never shows what lies beyond the photo: (top, left, height, width), even sizes."""
+        plan = self.plan(latents, first_frame, path.times(num_frames), where)
+        height, width = first_frame.shape[-2:]
+        rows, columns = 8 * latents.shape[-2], 8 * latents.shape[-1]
+        lost = torch.cat([outside(self.flow(plan, index, rows, columns)) for index in range(len(plan.tau))]).amax((0, 1))
+        for margin in range(min(rows, columns) // 2 - 1):
+            inside = lost[margin : rows - margin, margin : columns - margin]
+            if not inside.any():
+                break
+        top, left = round(height * margin / rows), round(width * margin / columns)
+        return top, left, (height - 2 * top) // 2 * 2, (width - 2 * left) // 2 * 2
+
+    @torch.no_grad()
+    def plan(self, latents: Tensor, first_frame: Tensor, times: Times, where: Where) -> Plan:
+        """The motion of every frame, ready to be drawn: one photo."""
+        field = self.motion.decode(latents.float(), times.resolution)
+        rates = _rigid(field.camera[0], where)
+        local, light = field.local[0][times.local] - times.from_end * field.local[0][-1:], field.light[0][times.local]
+        light = light - (times.from_end if isinstance(times.from_end, float) else times.from_end[..., 0]) * field.light[0][-1:]
+        fine = (latents.shape[-2] * FINE, latents.shape[-1] * FINE)
+        photo = resize_maps(first_frame.float(), *fine).expand(len(local), -1, -1, -1)
+        at_fine = where.at(*fine)
+        flow = _flow(rates, times.camera, local, at_fine)  # (T, h, w, 2)
+        light = resize_maps(light[:, None], *fine)[:, 0] * at_fine.light
+        drawn = brighten(warp(photo, flow, "bilinear"), light)
+        told = latents.float().expand(len(local), -1, -1, -1)
+        correction, keep, residual = self.fusion(photo, drawn, flow, light, times.elapsed, told)
+        correction = correction * at_fine.local
+        lost = F.max_pool2d(outside(flow), 3, 1, 1)  # the network may paint where something moves by itself, or is new
+        return Plan(times.camera, rates, local, correction, light, keep, residual * at_fine.local.maximum(lost), where)
+
+    def flow(self, plan: Plan, index: int, height: int, width: int) -> Tensor:
+        """Backward flow of one frame at any size: (1, H, W, 2), frame units."""
+        at_size = plan.where.at(height, width)
+        local = resize_maps(plan.correction[index : index + 1], height, width, "bilinear")
+        local = local + resize_maps(plan.local[index : index + 1], height, width) * at_size.local
+        return _camera(plan.rates, plan.tau[index : index + 1], height, width, at_size) + local.permute(0, 2, 3, 1)
+
+    def frame(self, plan: Plan, photo: Tensor, index: int) -> Tensor:
+        """One frame at the photo's own size: (1, 3, H, W)."""
+        height, width = photo.shape[-2:]
+        light = resize_maps(plan.light[index : index + 1, None], height, width, "bilinear")[:, 0]
+        moved = draw(photo, self.flow(plan, index, height, width), light)
+        return fuse(moved, plan.keep[index : index + 1], plan.residual[index : index + 1])
+
+
+@dataclass(frozen=True)
+class Times:
+    """Where along the motion each drawn frame lies.
+
+    Attributes:
+        camera: (N,), tau of the camera path.
+        local: (N,) long, which of `resolution` moments of the local motion.
+        from_end: (N, 1, 1, 1) or 0.0: 1 where the local motion is counted back from its end.
+        elapsed: (N,), how far from the photo, 0..1.
+        resolution: moments the local motion is decoded at.
+    """
+
+    camera: Tensor
+    local: Tensor
+    from_end: Tensor | float
+    elapsed: Tensor
+    resolution: int
+
+
+class Path(Protocol):
+    """How a motion runs along a clip."""
+
+    def times(self, num_frames: int) -> Times:
+        """The moments that have to be drawn."""
+        ...
+
+    def frame(self, codec: WarpCodec, plan: Plan, photo: Tensor, index: int) -> Tensor:
+        """Frame `index` >= 1 of the clip, from the moments drawn: (1, 3, H, W)."""
+        ...
+
+
+class Once:
+    """From the photo to the end of the motion."""
+
+    def times(self, num_frames: int) -> Times:
+        tau = torch.linspace(0, 1, num_frames) if num_frames > 1 else torch.zeros(1)
+        return Times(tau, torch.arange(num_frames), 0.0, tau, num_frames)
+
+    def frame(self, codec: WarpCodec, plan: Plan, photo: Tensor, index: int) -> Tensor:
+        return codec.frame(plan, photo, index)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A clip that ends where it began: the camera goes out and back; what moves by itself fades into its own past.
+
+    At phase p = t / T the local motion is drawn twice, p after the photo and 1 - p before it, and mixed by p: both ends of the
+    clip show the photo (as cinemagraphs are looped; not in the paper).
+    """
+
+    def times(self, num_frames: int) -> Times:
+        phase = torch.arange(num_frames) / num_frames
+        camera = (1 - torch.cos(2 * torch.pi * phase)) / 2
+        before = torch.cat([torch.zeros(num_frames), torch.ones(num_frames)])[:, None, None]
+        moments = torch.arange(num_frames).repeat(2)
+        elapsed = torch.cat([phase, 1 - phase])
+        return Times(camera.repeat(2), moments, before[..., None], elapsed, num_frames + 1)
+
+    def frame(self, codec: WarpCodec, plan: Plan, photo: Tensor, index: int) -> Tensor:
+        count = len(plan.tau) // 2
+        after, before = codec.frame(plan, photo, index), codec.frame(plan, photo, count + index)
+        return torch.lerp(after, before, index / count)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the frames of one clip are drawn from: N moments, a coarse (h, w) and a fine grid (4 h, 4 w).
+
+    Attributes:
+        tau: (N,), of the camera path.
+        rates: (R, 2, 3), the camera path in each rigid region.
+        local: (N, 2, h, w), frame units.
+        correction: (N, 2, 4h, 4w), the network's correction of the flow, frame units.
+        light: (N, 4h, 4w), logarithm of the gain.
+        keep: (N, 1, 4h, 4w), 0..1, how much of the photo's detail is kept.
+        residual: (N, 3, 4h, 4w), what is added, on the scale of pixels -1..1.
+        where: see `Where`.
+    """
+
+    tau: Tensor
+    rates: Tensor
+    local: Tensor
+    correction: Tensor
+    light: Tensor
+    keep: Tensor
+    residual: Tensor
+    where: Where
+
+
+class FusionNet(nn.Module):
+    """Flow correction, detail mask and residual of each frame, from the coarsely drawn frame; frames are independent.
+
+    A small U-Net over three scales; the motion latent joins at the coarsest, which is its own grid.
+    """
+
+    def __init__(self, latent_channels: int, width: int = 24) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3 + 3 + 2 + 1 + 1 + 1, width, 3, padding=1)
+        self.fine = Block(width, width)
+        self.middle = nn.ModuleList([Block(width, 2 * width), Block(2 * width, 2 * width)])
+        self.coarse = nn.ModuleList([Block(2 * width + latent_channels, 4 * width), Block(4 * width, 4 * width)])
+        self.up_middle = Block(6 * width, 2 * width)
+        self.up_fine = Block(3 * width, width)
+        self.out = nn.Conv2d(width, 6, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, photo: Tensor, drawn: Tensor, flow: Tensor, light: Tensor, tau: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All at the fine grid (N, ., h, w) but latents, which are at a quarter of it.
+
+        Args:
+            photo, drawn: (N, 3, h, w), -1..1.
+            flow: (N, h, w, 2), frame units.
+            light: (N, h, w).
+            tau: (N,), 0..1.
+            latents: (N, d, h / 4, w / 4).
+
+        Returns:
+            correction (N, 2, h, w) in frame units, keep (N, 1, h, w) in 0..1, residual (N, 3, h, w); at tau = 0
+            exactly 0, 1 and 0, and a fresh network returns these everywhere.
+        """
+        clock = tau[:, None, None, None].expand(-1, 1, *photo.shape[-2:])
+        x0 = torch.cat([photo, drawn, FLOW_GAIN * flow.permute(0, 3, 1, 2), light[:, None], outside(flow), clock], 1)
+        x0 = self.fine(self.stem(x0))
+        x1 = F.avg_pool2d(x0, 2)
+        for block in self.middle:
+            x1 = block(x1)
+        x2 = torch.cat([F.avg_pool2d(x1, 2), latents], 1)
+        for block in self.coarse:
+            x2 = block(x2)
+        x1 = self.up_middle(torch.cat([F.interpolate(x2, scale_factor=2.0), x1], 1))
+        x0 = self.up_fine(torch.cat([F.interpolate(x1, scale_factor=2.0), x0], 1))
+        correction, fade, residual = self.out(x0).float().split([2, 1, 3], 1)
+        begin = -torch.expm1(-8 * tau)[:, None, None, None]  # 0 at the photo, 1 soon after
+        return begin * LARGEST_CORRECTION * torch.tanh(correction), 1 - begin * torch.tanh(fade).clamp_min(0), begin * residual
+
+
+class Block(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x))))))."""
+
+    def __init__(self, in_width: int, out_width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GroupNorm(_groups(in_width), in_width), nn.SiLU(), nn.Conv2d(in_width, out_width, 3, padding=1),
+            nn.GroupNorm(_groups(out_width), out_width), nn.SiLU(), nn.Conv2d(out_width, out_width, 3, padding=1),
+        )
+        self.skip = nn.Identity() if in_width == out_width else nn.Conv2d(in_width, out_width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.skip(x) + self.body(x)
+        return out
+
+
+def draw(photo: Tensor, flow: Tensor, light: Tensor) -> Tensor:
+    """The photo, moved and lit: (N, 3, H, W), (N, H, W, 2), (N, H, W) => (N, 3, H, W)."""
+    moved = warp(photo, flow)
+    return brighten(moved, light)
+
+
+def brighten(pixels: Tensor, light: Tensor) -> Tensor:
+    """Pixels -1..1 with the gain exp(light) on value + offset, value = (pixel + 1) / 2."""
+    lift = 1 + 2 * LIGHT_OFFSET
+    return (pixels + lift) * light.exp()[:, None] - lift
+
+
+def fuse(moved: Tensor, keep: Tensor, residual: Tensor) -> Tensor:
+    """Low band of the moved photo + residual, and its details where they are kept.
+
+    Args:
+        moved: (N, 3, H, W), the photo moved at full size.
+        keep: (N, 1, h, w), 0..1, and residual: (N, 3, h, w), on the fine grid.
+    """
+    height, width = moved.shape[-2:]
+    low = resize_maps(resize_maps(moved, *keep.shape[-2:]), height, width, "bilinear")
+    keep = resize_maps(keep, height, width, "bilinear")
+    return low + resize_maps(residual, height, width, "bilinear") + keep * (moved - low)
+
+
+def field_of_clip(clip: Tensor, flow: Tensor, h: int, w: int) -> MotionField:
+    """Measured flow and the change of light it leaves, on the latent grid; everything counts as local.
+
+    Args:
+        clip: (3, T, H, W), -1..1.
+        flow: (T, a, b, 2) backward flow, frame units, on a grid of at least (h, w).
+    """
+    fine = flow.shape[1:3]
+    value = (clip.mean(0) + 1) / 2  # (T, H, W), grey
+    value = resize_maps(value[:, None], *fine)
+    moved = warp(value[:1].expand(len(value), -1, -1, -1), flow, "bilinear")
+    light = ((value + LIGHT_OFFSET) / (moved + LIGHT_OFFSET)).clamp_min(1e-3).log().clamp(-1.2, 1.2)
+    local = resize_maps(flow.permute(0, 3, 1, 2), h, w)
+    return MotionField(torch.zeros(1, 2, h, w), local[None], resize_maps(light, h, w)[None, :, 0])
+
+
+def _rigid(camera: Tensor, where: Where) -> Tensor:
+    """The exactly affine path nearest to the camera field in each rigid region: (R, 2, 3)."""
+    h, w = camera.shape[-2:]
+    regions = where.at(h, w).rigid
+    xy = places(h, w)
+    if not len(regions):
+        return torch.zeros(0, 2, 3)
+    return torch.stack([fit_rates((camera / m.clamp_min(0.05)).permute(1, 2, 0), xy, (m - 0.3).clamp_min(1e-4) ** 2) for m in regions])
+
+
+def _camera(rates: Tensor, tau: Tensor, height: int, width: int, where: Where) -> Tensor:
+    """Flow of the camera paths, each in its region: (T, H, W, 2)."""
+    xy = places(height, width)
+    flow = torch.zeros(len(tau), height, width, 2)
+    for path, region in zip(rates, where.rigid, strict=True):
+        flow = flow + region[None, ..., None] * displacement(path, tau, xy)
+    return flow
+
+
+def _flow(rates: Tensor, tau: Tensor, local: Tensor, where: Where) -> Tensor:
+    """Camera and local flow on a grid: (T, h, w, 2)."""
+    height, width = where.local.shape
+    moved = resize_maps(local, height, width) * where.local
+    return _camera(rates, tau, height, width, where) + moved.permute(0, 2, 3, 1)
+
+
+def _groups(width: int) -> int:
+    return next(groups for groups in (8, 4, 2, 1) if width % groups == 0)

@@ -1,0 +1,1 @@
+"""What a denoiser is told: tokens of the picture, words, motions."""

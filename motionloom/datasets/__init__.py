@@ -1,0 +1,1 @@
+"""Samples to train on: folders of clips, cached latents, synthetic motion."""

@@ -1,0 +1,175 @@
+"""Windows of real clips with their optical flow: what the small model learns water, clouds, fire and traffic from.
+
+A window is 16 frames of a square crop at 128 x 128 together with the backward flow to its first frame, measured by
+OpenCV's DIS (training only: `pip install motionloom[metrics]`). Windows are cut once and cached as memory-mapped arrays,
+so that two training stages and every resume read the same bytes.
+
+    windows/frames.npy   uint8   (N, T, 128, 128, 3)
+    windows/flow.npy     float16 (N, T, 32, 32, 2)   backward flow, frame units (1 = square root of the frame's area)
+    windows/index.json   one line a window: clip, motion word, held out or not, start frame, step, crop, flip
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from motionloom.durable import write_json
+from motionloom.errors import InputError, ResourceError
+
+SIZE_PX = 128
+FLOW_CELLS = 32
+NUM_FRAMES = 16
+FPS = 12.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where one window was cut from. `step` is in source frames, `box` is (left, top, side) in source pixels."""
+
+    clip: str
+    word: str
+    held_out: bool
+    start: int
+    step: float
+    box: tuple[int, int, int]
+    flip: bool
+
+
+def backward_flow(frames: npt.NDArray[np.uint8], cells: int = FLOW_CELLS) -> npt.NDArray[np.float32]:
+    """Flow from every frame back to frame 0 by DIS, averaged over a grid.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        cells: the grid has cells x cells places (square frames).
+
+    Returns:
+        float32 (T, cells, cells, 2) in frame units: frame t at x shows what frame 0 showed at x + flow.
+
+    Raises:
+        ResourceError: OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ResourceError(
+            "optical flow needs OpenCV, which is not installed", fix="pip install 'motionloom[metrics]'"
+        ) from error
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    height_px, width_px = grey[0].shape
+    unit_px = float(np.sqrt(height_px * width_px))
+    flow = np.zeros((len(frames), cells, cells, 2), np.float32)
+    for index in range(1, len(frames)):
+        dense = dis.calc(grey[index], grey[0], None)
+        flow[index] = cv2.resize(dense, (cells, cells), interpolation=cv2.INTER_AREA) / unit_px
+    return flow
+
+
+def cut_windows(
+    clips: Path,
+    out: Path,
+    words: dict[str, str],
+    held_out: Sequence[str],
+    per_clip: dict[str, int],
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Cut windows from a folder of `<group>/<name>.mp4` clips and cache them with their flow.
+
+    Args:
+        clips: folder with one sub-folder per group.
+        out: folder that receives the three files named at the top of this file.
+        words: group -> motion word; groups without a word serve the decoder only (word "").
+        held_out: file stems that are never trained on.
+        per_clip: group -> windows cut from each of its clips; "" is the default.
+        seed: every window is a function of (seed, clip, number).
+        progress: called with (clips done, clips in all).
+
+    Raises:
+        InputError: the folder holds no clips, or a clip is too short for one window (all such clips are named).
+    """
+    from motionloom.video.read import read_clip
+
+    paths = sorted(clips.glob("*/*.mp4"))
+    if not paths:
+        raise InputError(
+            f'no clips in "{clips}": expected <group>/<name>.mp4', fix="give a folder of clip folders"
+        )
+    plans = [(path, per_clip.get(path.parent.name, per_clip.get("", 20))) for path in paths]
+    total = sum(count for _, count in plans)
+    out.mkdir(parents=True, exist_ok=True)
+    frames_out = np.lib.format.open_memmap(
+        out / "frames.npy", "w+", np.uint8, (total, NUM_FRAMES, SIZE_PX, SIZE_PX, 3)
+    )
+    flow_out = np.lib.format.open_memmap(
+        out / "flow.npy", "w+", np.float16, (total, NUM_FRAMES, FLOW_CELLS, FLOW_CELLS, 2)
+    )
+    index: list[dict[str, Any]] = []
+    for done, (path, count) in enumerate(plans):
+        clip = read_clip(path)
+        word = words.get(path.parent.name, "")
+        for number in range(count):
+            rng = np.random.default_rng([seed, done, number])
+            window = _choose(path, word, path.stem in held_out, clip.frames.shape, clip.fps, rng)
+            cut = _cut(clip.frames, window)
+            frames_out[len(index)] = cut
+            flow_out[len(index)] = backward_flow(cut)
+            index.append(asdict(window))
+        if progress is not None:
+            progress(done + 1, len(plans))
+    frames_out.flush()
+    flow_out.flush()
+    write_json(out / "index.json", index)
+    return out
+
+
+def read_index(folder: Path) -> list[Window]:
+    """The windows of a cache, in order.
+
+    Raises:
+        InputError: the folder is no window cache, or an unfinished one (the index is written last).
+    """
+    path = folder / "index.json"
+    if not path.is_file():
+        raise InputError(
+            f'"{folder}" holds no finished window cache (index.json is missing)', fix="cut the windows again"
+        )
+    return [Window(**{**entry, "box": tuple(entry["box"])}) for entry in json.loads(path.read_text())]
+
+
+def _choose(
+    path: Path, word: str, held_out: bool, shape: tuple[int, ...], fps: float, rng: np.random.Generator
+) -> Window:
+    num_frames, height_px, width_px, _ = shape
+    longest_step = (num_frames - 1) / (NUM_FRAMES - 1)
+    if longest_step < 0.9:
+        raise InputError(
+            f'clip "{path}" has {num_frames} frames, a window needs {NUM_FRAMES}', fix="remove it or use a longer clip"
+        )
+    wanted = fps / FPS * rng.uniform(0.8, 1.25)  # source frames per window frame, speed varied a little
+    step = float(np.clip(wanted, min(1.0, longest_step), longest_step))
+    start = int(rng.integers(0, max(1, num_frames - int(np.ceil(step * (NUM_FRAMES - 1))))))
+    short = min(height_px, width_px)
+    side = int(short * rng.uniform(0.7, 1.0))
+    left, top = int(rng.integers(0, width_px - side + 1)), int(rng.integers(0, height_px - side + 1))
+    return Window(
+        f"{path.parent.name}/{path.stem}", word, held_out, start, step, (left, top, side), bool(rng.random() < 0.5)
+    )
+
+
+def _cut(frames: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
+    import cv2
+
+    left, top, side = window.box
+    picks = np.minimum(window.start + np.round(np.arange(NUM_FRAMES) * window.step).astype(int), len(frames) - 1)
+    crop = frames[picks, top : top + side, left : left + side]
+    method = cv2.INTER_AREA if side >= SIZE_PX else cv2.INTER_CUBIC
+    cut = np.stack([cv2.resize(frame, (SIZE_PX, SIZE_PX), interpolation=method) for frame in crop])
+    return np.ascontiguousarray(cut[:, :, ::-1] if window.flip else cut)

@@ -1,0 +1,64 @@
+"""Several motions from one denoiser, as a denoiser: by one map, or by a sum of guidances.
+
+`MapWeave` tells the network everything at once; it was trained so, and it is the default. `GuidanceWeave` asks it about
+each motion alone and adds the differences, for motions that never occurred together in training:
+
+    v = v_0 + sum_k w_k m_k (v_k - v_0)
+
+with m_k the motion's region on the latent grid and v_0 the answer to stillness. It costs one call more than there are motions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from motionloom.conditions.asked import Asked
+from motionloom.conditions.motion_map import motion_map
+from motionloom.denoisers.base import PredictionType
+from motionloom.denoisers.map_generator import MapGenerator, Told
+
+
+
+@dataclass(frozen=True)
+class MapWeave:
+    """The motions asked for as one motion map; weights may change with the steps."""
+
+    generator: MapGenerator
+    asked: Sequence[Asked]
+    prediction_type: PredictionType = "flow"
+
+    def __call__(self, latents: Tensor, timestep: Tensor, condition: Told) -> Tensor:
+        """See `Denoiser`; the condition is what the generator was told of the photo."""
+        maps = _map(self.asked, 1 - float(timestep.flatten()[0]) / 1000, latents)
+        return self.generator(latents, timestep, condition.with_map(maps))
+
+
+@dataclass(frozen=True)
+class GuidanceWeave:
+    """The sum at the top of the file; each motion is asked for at its usual strength, everywhere."""
+
+    generator: MapGenerator
+    asked: Sequence[Asked]
+    prediction_type: PredictionType = "flow"
+
+    def __call__(self, latents: Tensor, timestep: Tensor, condition: Told) -> Tensor:
+        """See `Denoiser`."""
+        progress = 1 - float(timestep.flatten()[0]) / 1000
+        h, w = latents.shape[-2:]
+        still = self.generator(latents, timestep, condition.with_map(_map([], progress, latents)))
+        total = still
+        for one in self.asked:
+            alone = self.generator(latents, timestep, condition.with_map(_map([Asked(one.name)], progress, latents)))
+            total = total + one.weight_at(progress) * one.region_over(h, w) * (alone - still)
+        return total
+
+
+def _map(asked: Sequence[Asked], progress: float, latents: Tensor) -> Tensor:
+    h, w = latents.shape[-2:]
+    parts = [(one.name, one.weight_at(progress), one.region_over(h, w)) for one in asked]
+    return motion_map(parts, h, w).to(latents)[None].expand(len(latents), -1, -1, -1)
+
+

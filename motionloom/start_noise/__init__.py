@@ -1,0 +1,1 @@
+"""Where sampling starts: noise that may know the first frame, behind one contract (`base.StartNoise`)."""

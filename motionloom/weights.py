@@ -1,0 +1,386 @@
+"""Weights on disk: safetensors and nothing else, refused with the file and the reason before a tensor is
+read.
+
+A safetensors file is 8 bytes (header length, little-endian), a JSON header, and the tensors' bytes without
+gaps. We check the whole header ourselves, because the library's errors name neither the file nor what to do.
+Files written here carry a sha256 over header and tensors in their metadata, so one flipped byte is noticed.
+
+    save_weights(path, tensors, metadata)   dict of tensors -> file, durable, same bytes for same tensors
+    load_weights(path)                      file -> (tensors, metadata)
+    load_strictly(module, tensors, path)    tensors -> module, every key accounted for
+    read_metadata(path), read_tensor_layout(path)   only the header is read
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import torch
+from torch import nn
+
+from motionloom.durable import write_durably
+from motionloom.errors import ResourceError, WeightsError
+from motionloom.filetypes import describe_content, open_head
+
+MAX_HEADER_BYTES = 32 * 1024 * 1024  # real headers stay below 3 MB; a larger one is an attack or not a header
+MAX_TENSOR_AXES = 16
+CHECKSUM_KEY = "motionloom.sha256"
+METADATA_KEY = "__metadata__"
+
+_DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class TensorLayout:
+    """One tensor as the header describes it: its bytes are [start_byte, end_byte) of the data section."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start_byte: int
+    end_byte: int
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A header that passed every check. `raw` is its JSON as read, needed for the checksum."""
+
+    raw: dict[str, Any]
+    metadata: dict[str, str]
+    tensors: dict[str, TensorLayout]
+    data_start_byte: int
+
+
+def save_weights(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write tensors (any device, any stride) as safetensors, durably; return the path.
+
+    The same tensors and metadata always give the same bytes: widest dtype first (alignment), then by name.
+    Tensors that share memory are written once each. Raises WeightsError for a dtype that cannot be stored,
+    ResourceError when the disk refuses.
+    """
+    target = Path(path)
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: dict[str, Any] = {METADATA_KEY: dict(metadata or {})}
+    assert CHECKSUM_KEY not in header[METADATA_KEY], f"{CHECKSUM_KEY} is written by save_weights alone"
+    assert METADATA_KEY not in tensors, f"a tensor cannot be called {METADATA_KEY}"
+    position = 0
+    for name, tensor in ordered:
+        if tensor.dtype not in _NAMES:
+            raise WeightsError(
+                f'cannot write weights "{target}": "{name}" has dtype {tensor.dtype}, which it cannot hold',
+                fix="convert it first",
+            )
+        end = position + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    digest = _digest(header, (_bytes_of(tensor) for _, tensor in ordered))
+    header[METADATA_KEY][CHECKSUM_KEY] = digest
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    encoded += b" " * (-len(encoded) % 8)
+    assert len(encoded) <= MAX_HEADER_BYTES, "a header that large could not be read back"
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as stream:
+            stream.write(len(encoded).to_bytes(8, "little"))
+            stream.write(encoded)
+            for _, tensor in ordered:
+                stream.write(_bytes_of(tensor))
+
+    return write_durably(
+        target, write, lambda done: _check(done, _read_header(done)), bytes_needed=8 + len(encoded) + position
+    )
+
+
+def load_weights(
+    path: str | os.PathLike[str], *, allow_nonfinite: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read every tensor (on the CPU, in the file's dtypes) and the metadata of a safetensors file.
+
+    Raises WeightsError, naming the file and the reason, for a path that is missing or a folder; an empty or
+    truncated file; a Git-LFS pointer, web page, pickle or archive in disguise; a header that lies about
+    sizes, dtypes or offsets; trailing bytes; a checksum that does not match; and, unless `allow_nonfinite`, a
+    tensor with NaN or Inf. All but the last two are found without reading a tensor.
+    """
+    file = Path(path)
+    header = _read_header(file)
+    _check(file, header)
+    tensors: dict[str, torch.Tensor] = {}
+    try:
+        with safetensors.safe_open(file, framework="pt", device="cpu") as opened:
+            for name in header.tensors:
+                tensors[name] = opened.get_tensor(name)
+    except MemoryError:
+        raise ResourceError(
+            f'cannot read weights "{file}": out of memory', fix="close other programs"
+        ) from None
+    except Exception as problem:  # the library raises several classes of its own
+        _refuse(file, f"safetensors cannot read it ({problem})", "download or export the file again")
+    if not allow_nonfinite:
+        for name, tensor in tensors.items():
+            _refuse_nonfinite(file, name, tensor)
+    return tensors, header.metadata
+
+
+def load_strictly(
+    module: nn.Module, tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str]
+) -> None:
+    """Copy tensors into the module's parameters and buffers; every key of both sides must match in name and
+    shape.
+
+    Raises WeightsError with the first five missing, unexpected and mis-shaped keys and their counts; the
+    module is then unchanged. `path` is only named in the error. Values are cast to the module's own dtype.
+    """
+    own = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    missing = [name for name in own if name not in tensors]
+    unexpected = [name for name in tensors if name not in own]
+    misshaped = [
+        f"{name} (file {list(tensors[name].shape)}, model {list(own[name].shape)})"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    groups = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+    problems = [f"{len(names)} {kind} ({_first_five(names)})" for kind, names in groups if names]
+    if problems:
+        raise WeightsError(
+            f'weights "{path}" do not fit {type(module).__name__}: {"; ".join(problems)} of {len(own)} keys',
+            fix="use the weights made for this model, or convert them with `motionloom convert`",
+        )
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata of a safetensors file; reads and checks only its header. Raises WeightsError as
+    load_weights does.
+    """
+    return _read_header(Path(path)).metadata
+
+
+def read_tensor_layout(path: str | os.PathLike[str]) -> dict[str, TensorLayout]:
+    """Name, dtype and shape of every tensor; reads and checks only the header. Raises WeightsError as
+    load_weights does.
+    """
+    return _read_header(Path(path)).tensors
+
+
+def _first_five(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+# --- reading the header -------------------------------------------------------------------------------------
+
+
+def _refuse(path: Path, reason: str, fix: str) -> NoReturn:
+    raise WeightsError(f'cannot read weights "{path}": {reason}', fix=fix)
+
+
+def _read_header(path: Path) -> _Header:
+    head = open_head(path, "cannot read weights", WeightsError)
+    size_bytes = path.stat().st_size
+    header_bytes = int.from_bytes(head[:8], "little")
+    if size_bytes < 8 or head[8:9] != b"{" or header_bytes > min(MAX_HEADER_BYTES, size_bytes - 8):
+        _refuse_start(path, head, header_bytes, size_bytes)
+    with open(path, "rb") as stream:
+        stream.seek(8)
+        raw = _parse_json(path, stream.read(header_bytes))
+    metadata = _checked_metadata(path, raw.get(METADATA_KEY, {}))
+    tensors = {
+        name: _checked_layout(path, name, entry) for name, entry in raw.items() if name != METADATA_KEY
+    }
+    _check_offsets(path, tensors, size_bytes - 8 - header_bytes)
+    shown = {key: value for key, value in metadata.items() if key != CHECKSUM_KEY}
+    return _Header(raw, shown, tensors, 8 + header_bytes)
+
+
+def _refuse_start(path: Path, head: bytes, header_bytes: int, size_bytes: int) -> NoReturn:
+    """The first bytes cannot start a safetensors file: say what they are instead."""
+    content = describe_content(head)
+    if "Git-LFS" in content:
+        _refuse(path, f"it is {content}", "run `git lfs pull` in its repository")
+    if "web page" in content or "JSON" in content:
+        _refuse(path, f"it looks like {content}", "download it again; the server sent an error page")
+    if "pickle" in content or "archive" in content:
+        _refuse(path, f"it is {content}, only safetensors is read", "convert it with `motionloom convert`")
+    if content:
+        _refuse(path, f"it is {content}, expected safetensors", "give a .safetensors file")
+    again = "download or copy the file again"
+    if size_bytes < 8:
+        _refuse(path, f"truncated: it has {size_bytes} bytes, a header alone needs more than 8", again)
+    if header_bytes > MAX_HEADER_BYTES:
+        _refuse(
+            path, f"its header claims {header_bytes} bytes, at most {MAX_HEADER_BYTES} are allowed", again
+        )
+    if header_bytes > size_bytes - 8:
+        _refuse(
+            path, f"truncated: it has {size_bytes} bytes, its header alone ends at {header_bytes + 8}", again
+        )
+    _refuse(path, "it does not start with a safetensors header", "give a .safetensors file")
+
+
+def _parse_json(path: Path, text: bytes) -> dict[str, Any]:
+    def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) != len({key for key, _ in pairs}):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            _refuse(path, f'its header has the key "{twice}" twice', "export the weights again")
+        return dict(pairs)
+
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=refuse_duplicates)
+    except (ValueError, RecursionError) as problem:
+        reason = problem.msg if isinstance(problem, json.JSONDecodeError) else type(problem).__name__
+        _refuse(path, f"its header is not valid JSON ({reason})", "download or export the file again")
+    if not isinstance(value, dict):
+        _refuse(path, "its header is not a JSON object", "export the weights again")
+    return value
+
+
+def _checked_metadata(path: Path, metadata: object) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        _refuse(path, "its metadata is not a table of texts", "export the weights again")
+    return metadata
+
+
+def _checked_layout(path: Path, name: str, entry: object) -> TensorLayout:
+    again = "export the weights again"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        _refuse(path, f'tensor "{name}" is not described by dtype, shape and data_offsets', again)
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        _refuse(
+            path, f'tensor "{name}" has the unknown dtype {dtype!r}, known are {", ".join(_DTYPES)}', again
+        )
+    if not _are_sizes(shape) or len(shape) > MAX_TENSOR_AXES:
+        _refuse(path, f'tensor "{name}" has the impossible shape {str(shape)[:80]}', again)
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        _refuse(path, f'tensor "{name}" has the impossible offsets {str(offsets)[:80]}', again)
+    expected_bytes = _DTYPES[dtype].itemsize
+    for size in shape:
+        expected_bytes *= size
+    if expected_bytes != offsets[1] - offsets[0]:
+        _refuse(
+            path,
+            f'tensor "{name}" has shape {str(shape)[:80]} and dtype {dtype}, needing {expected_bytes} bytes, '
+            f"but its offsets span {offsets[1] - offsets[0]}",
+            again,
+        )
+    return TensorLayout(_DTYPES[dtype], tuple(shape), offsets[0], offsets[1])
+
+
+def _are_sizes(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def _check_offsets(path: Path, tensors: Mapping[str, TensorLayout], data_bytes: int) -> None:
+    """The tensors must tile [0, data_bytes) without gap or overlap: nothing can hide between or behind them.
+    """
+    position = 0
+    for name, layout in sorted(tensors.items(), key=lambda item: (item[1].start_byte, item[1].end_byte)):
+        if layout.start_byte != position:
+            kind = "overlaps the one before it" if layout.start_byte < position else "leaves a hole before it"
+            _refuse(
+                path,
+                f'tensor "{name}" {kind} (starts at {layout.start_byte}, expected {position})',
+                "export it again",
+            )
+        position = layout.end_byte
+    if position > data_bytes:
+        overhead = path.stat().st_size - data_bytes
+        _refuse(
+            path,
+            f"truncated: it has {overhead + data_bytes} bytes, its header promises {overhead + position}",
+            "download or copy the file again",
+        )
+    if position < data_bytes:
+        _refuse(
+            path, f"{data_bytes - position} bytes follow the last tensor", "download or export the file again"
+        )
+
+
+# --- checking and writing the tensors -----------------------------------------------------------------------
+
+
+def _check(path: Path, header: _Header) -> None:
+    """Compare the checksum, when the file carries one."""
+    expected = header.raw.get(METADATA_KEY, {}).get(CHECKSUM_KEY)
+    if expected is None:
+        return
+    stripped = {**header.raw, METADATA_KEY: header.metadata}
+    if _digest(stripped, _chunks(path, header.data_start_byte)) != expected:
+        _refuse(
+            path,
+            "checksum mismatch in tensor file: its bytes were changed",
+            "download or copy the file again",
+        )
+
+
+def _digest(header: Mapping[str, Any], data: Iterable[bytes | memoryview]) -> str:
+    """sha256 over the header (without the checksum itself, keys sorted) and the data section."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode("ascii"))
+    for chunk in data:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _chunks(path: Path, start_byte: int) -> Iterator[bytes]:
+    with open(path, "rb") as stream:
+        stream.seek(start_byte)
+        while chunk := stream.read(1 << 22):
+            yield chunk
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    """A tensor's elements as little-endian bytes, without a copy where it already lies so in memory."""
+    assert sys.byteorder == "little", "safetensors are little-endian; this machine is not"
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    array: npt.NDArray[np.uint8] = flat.view(torch.uint8).numpy()
+    return array.data
+
+
+def _refuse_nonfinite(path: Path, name: str, tensor: torch.Tensor) -> None:
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return
+    values = (
+        tensor.float() if tensor.dtype.itemsize == 1 else tensor
+    )  # 8-bit floats have no isfinite of their own
+    bad = int(values.numel() - torch.isfinite(values).sum())
+    if bad:
+        _refuse(
+            path,
+            f'tensor "{name}" has {bad} NaN or Inf of {tensor.numel()} values',
+            "use an earlier checkpoint; training diverged or the file was damaged",
+        )
