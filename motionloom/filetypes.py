@@ -63,7 +63,7 @@ def describe_content(head: bytes) -> str:
 
 
 def _describe_text(head: bytes) -> str:
-    if not head or b"\x00" in head:
+    if any(byte < 9 or 13 < byte < 32 for byte in head):  # control characters: no text
         return ""
     text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n").lower()
     if text.count("\ufffd") > 1:  # one may be a character cut at the end of the head

@@ -228,6 +228,9 @@ def _read_header(path: Path) -> _Header:
 
 def _refuse_start(path: Path, head: bytes, header_bytes: int, size_bytes: int) -> NoReturn:
     """The first bytes cannot start a safetensors file: say what they are instead."""
+    again = "download or copy the file again"
+    if size_bytes < 8:
+        _refuse(path, f"truncated: it has {size_bytes} bytes, a header alone needs more than 8", again)
     content = describe_content(head)
     if "Git-LFS" in content:
         _refuse(path, f"it is {content}", "run `git lfs pull` in its repository")
@@ -237,9 +240,6 @@ def _refuse_start(path: Path, head: bytes, header_bytes: int, size_bytes: int) -
         _refuse(path, f"it is {content}, only safetensors is read", "convert it with `motionloom convert`")
     if content:
         _refuse(path, f"it is {content}, expected safetensors", "give a .safetensors file")
-    again = "download or copy the file again"
-    if size_bytes < 8:
-        _refuse(path, f"truncated: it has {size_bytes} bytes, a header alone needs more than 8", again)
     if header_bytes > MAX_HEADER_BYTES:
         _refuse(
             path, f"its header claims {header_bytes} bytes, at most {MAX_HEADER_BYTES} are allowed", again
@@ -306,8 +306,7 @@ def _are_sizes(values: object) -> bool:
 
 
 def _check_offsets(path: Path, tensors: Mapping[str, TensorLayout], data_bytes: int) -> None:
-    """The tensors must tile [0, data_bytes) without gap or overlap: nothing can hide between or behind them.
-    """
+    """The tensors must tile [0, data_bytes) without gap or overlap: nothing hides between or behind."""
     position = 0
     for name, layout in sorted(tensors.items(), key=lambda item: (item[1].start_byte, item[1].end_byte)):
         if layout.start_byte != position:

@@ -28,6 +28,7 @@ from motionloom.errors import ConfigError, InputError, WeightsError
 from motionloom.weights import load_strictly, load_weights, save_weights
 
 LOGVAR_RANGE = (-30.0, 20.0)
+INITIAL_LOGVAR = -4.0  # a fresh encoder with sigma = 1 drowns the motion, and the decoder learns to copy frame 0
 SHARED_TIME_RATIO = 4  # the stages that halve height and width halve time too, twice
 TIME_KERNEL = (3, 1, 1)
 
@@ -289,9 +290,10 @@ class MotionEncoder(nn.Module):
                     Residual3d(4 * c, 4 * c),
                 ]
             )
-        self.out = nn.Sequential(
-            group_norm(4 * c), nn.SiLU(), Conv3d(4 * c, 2 * config.latent_channels, 3, padding=1)
-        )
+        moments = Conv3d(4 * c, 2 * config.latent_channels, 3, padding=1)
+        assert moments.bias is not None
+        nn.init.constant_(moments.bias[config.latent_channels :], INITIAL_LOGVAR)
+        self.out = nn.Sequential(group_norm(4 * c), nn.SiLU(), moments)
 
     def forward(self, frames: Tensor) -> Gaussian:
         moments = self.out(self.temporal(self.shared(frames))).squeeze(2)  # (B, 2d, h, w)

@@ -255,7 +255,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, width: int, heads: int, context_width: int | None) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(math.gcd(32, width), width, eps=1e-6)
+        self.norm = group_norm(width, eps=1e-6)
         self.proj_in = nn.Conv2d(width, width, 1)
         self.norm_self = nn.LayerNorm(width)
         self.attend_self = Attention(width, width, heads)
@@ -344,9 +344,9 @@ def sinusoids(timestep: Tensor, width: int) -> Tensor:
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, width % 2))
 
 
-def group_norm(width: int) -> nn.GroupNorm:
-    """32 groups, or the largest power of two below that divides a small width."""
-    return nn.GroupNorm(math.gcd(32, width), width)
+def group_norm(width: int, eps: float = 1e-5) -> nn.GroupNorm:
+    """32 groups; fewer where the width is small, so that every group has at least two channels."""
+    return nn.GroupNorm(math.gcd(32, width // 2), width, eps)
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:

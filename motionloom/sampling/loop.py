@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,7 +46,9 @@ def sample(
         NumericError: if the result is not finite.
     """
     _check_prediction_type(denoiser, scheduler)
-    scheduler.set_timesteps(num_steps, device=latents.device)
+    with warnings.catch_warnings():  # diffusers turns tensors into arrays in a way numpy is about to drop
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler.set_timesteps(num_steps, device=latents.device)
     if hasattr(scheduler, "set_begin_index"):  # where timesteps repeat, a search would start in the middle
         scheduler.set_begin_index(0)
     options = _step_options(scheduler, generator)

@@ -40,10 +40,12 @@ def ddpm_linear(prediction_type: str = "epsilon") -> DDPMScheduler:
 
 
 def leading_grid(num_train_timesteps: int, num_steps: int) -> list[int]:
-    """1, 1 + c, 1 + 2c, ... with c = T // K: latent diffusion's 1, 6, ..., 996 for 200 steps."""
-    stride = num_train_timesteps // num_steps
-    offset = 1 if 1 + (num_steps - 1) * stride < num_train_timesteps else 0
-    return [offset + index * stride for index in range(num_steps)]
+    """1, 1 + c, 1 + 2c, ... with c = T / K: latent diffusion's 1, 6, ..., 996 for 200 steps.
+
+    Where K does not divide T the strides differ by one, so that the grid still reaches the noise.
+    """
+    offset = 0 if num_steps == num_train_timesteps else 1
+    return [offset + index * num_train_timesteps // num_steps for index in range(num_steps)]
 
 
 def rounded_grid(num_train_timesteps: int, num_steps: int) -> list[int]:
@@ -130,18 +132,22 @@ def ddim(process: DDPMScheduler | None = None, grid: Grid = leading_grid, eta: f
 
 
 def dpm_plus_plus(process: DDPMScheduler | None = None) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++(2M): 10 to 20 steps instead of 200."""
+    """DPM-Solver++(2M), evenly spaced in log SNR: 10 to 20 steps instead of 200.
+
+    Evenly spaced in time, 20 steps end with one long step that loses 14 % of the scale of N(0, .5^2) data;
+    in log SNR, 0.6 %.
+    """
     noise = _noise_of(process or ldm_linear())
     solver: DPMSolverMultistepScheduler = _built(
-        DPMSolverMultistepScheduler, **noise, algorithm_type="dpmsolver++", solver_order=2
+        DPMSolverMultistepScheduler, **noise, algorithm_type="dpmsolver++", use_lu_lambdas=True
     )
     return solver
 
 
 def unipc(process: DDPMScheduler | None = None) -> UniPCMultistepScheduler:
-    """UniPC of order 2: 10 to 20 steps instead of 200."""
+    """UniPC of order 2, evenly spaced in log SNR as `dpm_plus_plus`: 10 to 20 steps instead of 200."""
     noise = _noise_of(process or ldm_linear())
-    solver: UniPCMultistepScheduler = _built(UniPCMultistepScheduler, **noise, solver_order=2)
+    solver: UniPCMultistepScheduler = _built(UniPCMultistepScheduler, **noise, use_exponential_sigmas=True)
     return solver
 
 

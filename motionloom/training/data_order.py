@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,15 +82,17 @@ def load_batches(
         InputError: a sample can no longer be read.
         ResourceError: a loader process died or hung.
     """
-    loader = DataLoader(
-        _AtPlaces(dataset),
-        batch_sampler=places,
-        num_workers=num_workers,
-        collate_fn=_collate,
-        generator=torch.Generator().manual_seed(0),
-        timeout=WORKER_TIMEOUT_SECONDS if num_workers else 0,
-    )
-    batches = iter(loader)
+    with warnings.catch_warnings():  # the number of processes is the recipe's choice
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader = DataLoader(
+            _AtPlaces(dataset),
+            batch_sampler=places,
+            num_workers=num_workers,
+            collate_fn=_collate,
+            generator=torch.Generator().manual_seed(0),
+            timeout=WORKER_TIMEOUT_SECONDS if num_workers else 0,
+        )
+        batches = iter(loader)
     while True:
         try:
             batch = next(batches)

@@ -8,7 +8,7 @@ step is small enough it is also run for real, twice, and the second one is timed
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -102,15 +102,24 @@ def _memory(recipe: Recipe, objective: Objective, cost: dict[str, Any]) -> dict[
         activations = int(activations * BF16_ACTIVATION_SHARE)
     parts = {
         "weights": sum(_bytes(network) for network in networks.values()),
+        "frozen_weights": sum(_bytes(network) for network in _frozen(objective)),
         "gradients": 4 * trained,
         "optimizer": 8 * trained,  # Adam: two moments
         "averaged_weights": sum(_bytes(networks[name]) for name in averaged),
         "activations": activations,
     }
-    how = "weights, gradients, two moments and averages counted; activations: " + cost["how"]
+    how = "of one process that takes the whole batch; weights, gradients, two moments and averages counted"
+    how += "; activations: " + cost["how"]
     if recipe.precision == "bf16":
         how += f", times {BF16_ACTIVATION_SHARE} for bf16"
     return {**parts, "total": sum(value for value in parts.values() if value is not None), "how": how}
+
+
+def _frozen(objective: Objective) -> list[nn.Module]:
+    """What an objective uses and does not save, such as the codec of a generator."""
+    saved = {id(module) for network in objective.networks.values() for module in network.modules()}
+    held = [value for value in vars(objective).values() if isinstance(value, nn.Module)]
+    return [module for module in held if id(module) not in saved]
 
 
 def _bytes(network: nn.Module) -> int:
@@ -132,7 +141,7 @@ def _cost_on_meta(recipe: Recipe, objective: Objective, dataset: TrainingDataset
             return {**unknown, "how": "not measured: no clips and no example batch"}
         counter = FlopCounterMode(display=False)
         with torch.device("meta"), _PretendNumbers(), counter:
-            peak = _run_losses(objective, batch, lambda _: None)
+            peak = _run_losses(objective, batch, recipe.steps - 1)
     except Exception as error:  # a forecast must not fail where training would not
         return {
             **unknown,
@@ -145,8 +154,8 @@ def _cost_on_meta(recipe: Recipe, objective: Objective, dataset: TrainingDataset
     }
 
 
-def _run_losses(objective: Objective, batch: dict[str, Any], update: Callable[[str], None]) -> int:
-    """Forward and backward of each loss. Returns the most bytes that any backward found kept."""
+def _run_losses(objective: Objective, batch: dict[str, Any], step: int) -> int:
+    """Forward and backward of each loss of a step. Returns the most bytes that any backward found kept."""
     groups = objective.parameter_groups()
     own = {
         p.untyped_storage()._cdata for network in objective.networks.values() for p in network.parameters()
@@ -154,11 +163,10 @@ def _run_losses(objective: Objective, batch: dict[str, Any], update: Callable[[s
     generator = torch.Generator().manual_seed(0)
     peak = 0
     with _kept_for_backward(own) as kept:
-        for name, loss, _ in objective.losses(batch, 0, generator):
+        for name, loss, _ in objective.losses(batch, step, generator):
             torch.autograd.backward(loss, inputs=[p for p in groups[name] if p.requires_grad])
             peak = max(peak, sum(storage.nbytes() for storage in kept.values()))
             kept.clear()
-            update(name)
     return peak
 
 
@@ -242,7 +250,7 @@ def _run_real_steps(recipe: Recipe, dataset: TrainingDataset | None, device: tor
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        losses = objective.losses(batch, 0, generator)
+        losses = objective.losses(batch, recipe.steps - 1, generator)  # a late step: every loss is on
         while True:
             with autocast(device, recipe.precision):
                 drawn = next(losses, None)

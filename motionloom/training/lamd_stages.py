@@ -10,7 +10,7 @@ The second reads `runs/bair_autoencoder/final/mcd_vae.safetensors` and encodes e
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from motionloom.training.objectives.losses import KLTerm, Perceptual
     from motionloom.training.recipe import Recipe
 
+SAMPLES_FOR_SCALE = 10_000
 PLANNED_VOCABULARY = 100  # words, where a dry run has no captions to read
 
 
@@ -109,7 +110,7 @@ class LamdAutoencoder(Stage):
         if self.lpips_weights is None or not Path(self.lpips_weights).is_file():
             raise WeightsError(
                 f"the recipe asks for LPIPS, but there is no weights file {self.lpips_weights}",
-                fix="put VGG16 and the lpips heads there as safetensors, or set stage.perceptual=gradient-ssim",
+                fix="put VGG16 and the lpips heads there as safetensors, or set perceptual: gradient-ssim",
             )
         return LPIPS(Path(self.lpips_weights))
 
@@ -183,7 +184,11 @@ class LamdGenerator(Stage):
         from motionloom.denoisers.motion_generator import MotionGenerator
         from motionloom.training.objectives.generator import GeneratorObjective
 
-        codec = MotionContentAutoencoder(self.codec.config(recipe)) if dry_run else self._codec(recipe)
+        if dry_run:
+            codec = MotionContentAutoencoder(self.codec.config(recipe))
+        else:
+            codec = self._codec(recipe)
+            self._measure_scale(recipe, codec)
         generator = MotionGenerator(self._generator_config(recipe, dry_run))
         return GeneratorObjective(
             generator, codec, self._target(), self.drop_text, self.drop_image, facts=_facts(recipe)
@@ -238,7 +243,7 @@ class LamdGenerator(Stage):
         """The trained autoencoder, in evaluation mode. Raises ConfigError when it is not what the recipe
         says.
         """
-        from motionloom.codecs.mcd_vae import MotionContentAutoencoder, StdLatentNorm
+        from motionloom.codecs.mcd_vae import MotionContentAutoencoder
 
         codec = MotionContentAutoencoder.load(Path(self.codec_weights))
         expected = self.codec.config(recipe)
@@ -247,12 +252,24 @@ class LamdGenerator(Stage):
                 f"{self.codec_weights} is {codec.config.to_json()}, the recipe says {expected.to_json()}",
                 fix="make `data` and `stage.codec` the same as in the autoencoder's recipe",
             )
-        if isinstance(codec.latent_norm, StdLatentNorm) and bool((codec.latent_norm.std == 1).all()):
-            raise ConfigError(
-                f"the latent scale of {self.codec_weights} was never measured (z_norm: std)",
-                fix="measure it with StdLatentNorm.fit and save the codec, or train with z_norm: bn",
-            )
         return codec
+
+    def _measure_scale(self, recipe: Recipe, codec: MotionContentAutoencoder) -> None:
+        """For z_norm: std. The constants come from the cached posteriors and are exported with the codec."""
+        import torch
+
+        from motionloom.codecs.base import Gaussian
+        from motionloom.codecs.mcd_vae import StdLatentNorm
+        from motionloom.datasets.latent_cache import LatentCache
+
+        if not isinstance(codec.latent_norm, StdLatentNorm):
+            return
+        cache = LatentCache(self.cache, self._identity(recipe))
+        generator = torch.Generator().manual_seed(recipe.seed)
+        samples = (cache.at(0, index) for index in range(min(len(cache), SAMPLES_FOR_SCALE)))
+        codec.latent_norm.fit(
+            Gaussian(sample["mean"][None], sample["logvar"][None]).sample(generator) for sample in samples
+        )
 
     def _generator_config(self, recipe: Recipe, dry_run: bool) -> MotionGeneratorConfig:
         from motionloom.denoisers.motion_generator import MotionGeneratorConfig
@@ -285,12 +302,13 @@ class LamdGenerator(Stage):
         from motionloom.conditions.text import BERT_VOCABULARY_SIZE, TextEncoderConfig, Vocabulary
 
         settings = self.text
+        words: tuple[str, ...] = ()
         if settings is None:
-            return (), None
+            return words, None
         if settings.vocabulary == "bert":
-            words, size = (), BERT_VOCABULARY_SIZE
+            size = BERT_VOCABULARY_SIZE
         elif dry_run and not Path(recipe.clip_data().folder).is_dir():
-            words, size = (), PLANNED_VOCABULARY
+            size = PLANNED_VOCABULARY
         else:
             vocabulary = self._vocabulary(recipe)
             assert isinstance(vocabulary, Vocabulary)
@@ -337,7 +355,7 @@ class LamdGenerator(Stage):
         from motionloom.training.objectives.generator import EpsilonTarget, FlowTarget, VelocityTarget
 
         if self.target == "flow":
-            return FlowTarget()
+            return cast("Target", FlowTarget())  # frozen, which the contract's plain attribute forbids
         process = (ldm_linear if self.schedule == "ldm-linear" else ddpm_linear)(self.target)
         targets = {"epsilon": EpsilonTarget, "v_prediction": VelocityTarget}
         return targets[self.target](process, self.min_snr)

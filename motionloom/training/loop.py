@@ -11,9 +11,9 @@ What a step does depends on the training state alone (networks, optimizers, aver
 generators and the counters of `Progress`), and a checkpoint holds all of it. Order and augmentation of the
 data are functions of (seed, position), the learning rate is one of the step.
 
-Several processes (`accelerate launch`) each take a share of every batch; gradients are averaged by one all-
-reduce per optimizer step, which needs no wrapping of networks, so an objective may call any method of them.
-Weights are
+Several processes (`accelerate launch`, `torchrun`) each take a share of every batch; gradients are averaged
+by one all- reduce per optimizer step, which needs no wrapping of networks, so an objective may call any
+method of them. Weights are
 replicated: sharding (FSDP, DeepSpeed) is refused.
 """
 
@@ -50,6 +50,7 @@ from motionloom.training.progress import ProgressBar
 from motionloom.training.recipe import Recipe, learning_rate_at
 from motionloom.training.run_folder import Checkpoint, RunFolder
 
+CHECKPOINT_FORMAT = 1
 MAX_SKIPPED_IN_A_ROW = 3
 PREVIEW_SAMPLES = 4
 GRADIENT_BUCKET = 2**24  # numbers averaged over processes at a time
@@ -245,7 +246,8 @@ class TrainingLoop:
                 problem = self._micro_step(batch, step, micro == self.recipe.accumulation - 1, told)
         counters.step += 1
         if problem:
-            torch._foreach_copy_(buffers, kept)  # a NaN batch poisons the running statistics of norms
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)  # a NaN batch poisons the running statistics of norms
             self._skip(problem)
             return {}
         counters.skipped_in_a_row = 0
@@ -357,7 +359,7 @@ class TrainingLoop:
             tensors["averages"] = self.average.state_dict()
         epoch, index = divmod(self.progress.position, len(self.dataset))
         numbers = {
-            "format": 1,
+            "format": CHECKPOINT_FORMAT,
             **asdict(self.progress),
             "epoch": epoch,
             "index": index,
@@ -393,6 +395,8 @@ class TrainingLoop:
 
     def _refuse_other_run(self, numbers: dict[str, Any]) -> None:
         told = []
+        if numbers["format"] != CHECKPOINT_FORMAT:
+            told.append(f"checkpoint format: {numbers['format']} -> {CHECKPOINT_FORMAT}")
         if numbers["processes"] != self.world:
             told.append(f"processes: {numbers['processes']} -> {self.world}")
         now = {"length": len(self.dataset), "fingerprint": self.dataset.fingerprint}

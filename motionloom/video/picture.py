@@ -51,10 +51,12 @@ def read_picture_with_notes(
     """
     file = Path(path)
     head = open_head(file, "cannot read picture", InputError)
-    notes: list[str] = []
-    with _opened(file, head) as picture:
-        notes.extend(_notes_on(file, picture))
+    with warnings.catch_warnings(), _opened(file, head) as picture:
+        warnings.simplefilter(
+            "ignore"
+        )  # what Pillow mutters about damaged EXIF would reach the user's screen
         try:
+            notes = _notes_on(file, picture)
             picture.load()
             upright = _upright(picture, notes)
             return _to_rgb(file, upright, background, notes), notes

@@ -184,9 +184,9 @@ def _opened_container(path: Path, head: bytes) -> Iterator[av.container.InputCon
     }
     try:
         container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
-    except MemoryError:
-        raise
     except Exception as problem:  # FFmpegError, and errors of its bindings on damaged headers
+        if isinstance(problem, MemoryError) and not isinstance(problem, av.FFmpegError):
+            raise  # FFmpeg's own says that a damaged header asked for an absurd amount
         content = describe_content(head)
         if content in ("an MP4 or MOV video", "a Matroska or WebM video", "an AVI video"):
             _refuse(
@@ -204,6 +204,8 @@ def _short(problem: BaseException) -> str:
 def _video_stream(path: Path, container: av.container.InputContainer) -> VideoStream:
     if len(container.streams) > MAX_STREAMS:
         _refuse(path, f"it has more than {MAX_STREAMS} streams", "keep only the video stream")
+    if not container.streams.video and not container.streams.audio:
+        _refuse(path, "it has no streams: its index is empty, missing or damaged", _AGAIN)
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:  # the cover of a music file is no video
             return stream
@@ -313,7 +315,7 @@ def _refuse_damage(
 ) -> None:
     """Compare what was decoded with what the header promised."""
     num_frames = len(decoded.frames)
-    expected = _expected_frames(container, stream, decoded)
+    expected = _expected_frames(path, container, stream, decoded)
     if decoded.damage or num_frames == 0 or num_frames < expected:
         if expected == 0:
             _refuse(path, "it has a video stream without frames", _AGAIN)
@@ -321,17 +323,15 @@ def _refuse_damage(
         _refuse(path, f"truncated or damaged: {num_frames} of {expected} frames decoded{detail}", _AGAIN)
 
 
-def _expected_frames(container: av.container.InputContainer, stream: VideoStream, decoded: _Decoded) -> int:
-    """Frames that the header promises; 0 when it makes no promise. Frames hidden by an edit list are not
-    expected.
-    """
+def _expected_frames(
+    path: Path, container: av.container.InputContainer, stream: VideoStream, decoded: _Decoded
+) -> int:
+    """Frames the header promises, without those an edit list hides; 0 when it makes no promise."""
     num_frames = len(decoded.frames)
     if container.format.name.startswith("mov"):
         return max(0, (len(stream.index_entries) or stream.frames) - decoded.num_discarded)
-    if (
-        stream.frames
-    ):  # AVI counts dropped frames too, so fewer frames are damage only with another sign of it
-        return stream.frames if decoded.damage or not num_frames else num_frames
+    if stream.frames:  # AVI counts dropped frames too: fewer frames are damage only when the file ends early
+        return stream.frames if decoded.damage or _missing_riff_bytes(path) or not num_frames else num_frames
     seconds = _header_seconds(container, stream)
     if "DURATION" not in stream.metadata and len(container.streams) > 1:
         return num_frames  # the duration may be that of the sound
@@ -339,9 +339,21 @@ def _expected_frames(container: av.container.InputContainer, stream: VideoStream
     starts = [start for start in decoded.starts if start is not None]
     if not starts:
         return num_frames or round(seconds * rate)
-    longest = max([1 / rate, *(float(after - before) for before, after in pairwise(starts))])
-    missing = (seconds - float(starts[-1])) / longest - 1  # the last frame itself takes one
+    gaps = [float(after - before) for before, after in pairwise(starts)] or [1 / rate]
+    steady = abs(float(np.median(gaps)) * rate - 1) < 0.1
+    gap = float(np.median(gaps)) if steady else max(gaps)  # a variable rate may hold its last frame long
+    missing = (seconds - float(starts[-1])) / gap - 1  # the last frame itself takes one
     return num_frames + max(0, round(missing))
+
+
+def _missing_riff_bytes(path: Path) -> int:
+    """How many bytes an AVI or WebP file is shorter than its first chunk says; 0 when it does not say."""
+    with open(path, "rb") as stream:
+        head = stream.read(8)
+    promised_bytes = int.from_bytes(head[4:8], "little")
+    if head[:4] != b"RIFF" or promised_bytes == 0xFFFFFFFF:
+        return 0
+    return max(0, promised_bytes + 8 - path.stat().st_size)
 
 
 def _constant_grid(decoded: _Decoded, nominal_fps: float) -> tuple[Sequence[int], float]:
@@ -417,14 +429,15 @@ def _opened_animation(path: Path) -> Iterator[ImageFile.ImageFile]:
         _refuse(path, f"its frames are too large ({_short(problem)})", _TOO_LARGE)
     except Exception as problem:  # damaged headers raise almost any class
         _refuse(path, f"damaged header ({_short(problem)})", _AGAIN)
-    with picture:
+    with picture, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield picture
 
 
 def _read_animation(path: Path, head: bytes) -> Clip:
     _refuse_cut_animation(path, head)
     with _opened_animation(path) as picture:
-        num_frames = getattr(picture, "n_frames", 1)
+        num_frames = _count_frames(path, picture)
         _check_limits(path, *picture.size, num_frames)
         frames: list[npt.NDArray[np.uint8]] = []
         durations: list[float] = []
@@ -448,16 +461,21 @@ def _read_animation(path: Path, head: bytes) -> Clip:
     return _with_notes(Clip(stacked, fps, settings), notes)
 
 
+def _count_frames(path: Path, picture: ImageFile.ImageFile) -> int:
+    try:
+        return int(getattr(picture, "n_frames", 1))
+    except Exception as problem:  # counting walks through the whole GIF
+        _refuse(path, f"truncated or damaged ({_short(problem)})", _AGAIN)
+
+
 def _refuse_cut_animation(path: Path, head: bytes) -> None:
     """Pillow reads cut animations without a word, so look at the end of the file."""
-    size_bytes = path.stat().st_size
     if head.startswith(b"RIFF"):
-        promised_bytes = int.from_bytes(head[4:8], "little") + 8
-        if promised_bytes > size_bytes:
-            _refuse(
-                path, f"truncated: it has {size_bytes} bytes, its header promises {promised_bytes}", _AGAIN
-            )
+        missing_bytes = _missing_riff_bytes(path)
+        if missing_bytes:
+            _refuse(path, f"truncated: its header promises {missing_bytes} bytes more than it has", _AGAIN)
         return
+    size_bytes = path.stat().st_size
     with open(path, "rb") as stream:
         stream.seek(max(0, size_bytes - 64))
         if not stream.read().rstrip(b"\x00\r\n ").endswith(b";"):

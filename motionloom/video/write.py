@@ -184,7 +184,7 @@ def _shared_palette(clip: Clip) -> Image.Image:
     """256 colours for the whole clip: a palette per frame would make still regions flicker."""
     picked = np.unique(np.linspace(0, clip.num_frames - 1, 16).round().astype(int))
     strip = clip.frames[picked].reshape(-1, clip.width_px, 3)
-    every = max(1, strip.shape[0] * strip.shape[1] // 200_000)
+    every = max(1, strip.shape[0] * strip.shape[1] // 16_000)
     pixels = strip.reshape(-1, 3)[::every]
     return Image.fromarray(np.ascontiguousarray(pixels[None])).quantize(
         256, method=Image.Quantize.MEDIANCUT, kmeans=1

@@ -1,4 +1,4 @@
-"""Conv3d: the same numbers as torch's, and bf16 weight gradients that can be trusted at every temporal size."""
+"""Conv3d: the same numbers as torch's, and bf16 weight gradients to trust at every temporal size."""
 
 from __future__ import annotations
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 import numpy.typing as npt
+from av.audio.stream import AudioStream
 from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
 
 # red, green, blue, white, black, skin, grey, teal: one block each, left to right
 GOLDEN = (
@@ -81,14 +83,16 @@ def encode(
     container_options: dict[str, str] | None = None,
     comment: str = "",
 ) -> Path:
-    """`frames` is (T, H, W, 3) or, for alpha, (T, H, W, 4). `colorspace` 1 is bt709, 6 is bt601, None writes no tags."""
+    """`frames` is (T, H, W, 3) or, for alpha, (T, H, W, 4). `colorspace` 1 is bt709, 6 is bt601, None writes
+    no tags.
+    """
     matrix = {1: "ITU709", 6: "SMPTE170M", None: "ITU601"}[colorspace]
     with av.open(str(path), "w", format=container, options=container_options or {}) as output:
         output.metadata["comment"] = comment
-        stream = output.add_stream(codec, rate=rate)
+        stream = cast(VideoStream, output.add_stream(codec, rate=rate))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pix_fmt
-        stream.options = options or ({"crf": "1"} if codec == "libx264" else {})
+        stream.options = dict(options) if options else {"crf": "1"} if codec == "libx264" else {}
         if rotation is not None:
             stream.set_display_rotation(*rotation)
         if colorspace is not None:
@@ -114,7 +118,7 @@ def encode(
 
 def encode_sound(path: Path, container: str = "mp4", codec: str = "aac") -> Path:
     with av.open(str(path), "w", format=container) as output:
-        stream = output.add_stream(codec, rate=8000)
+        stream = cast(AudioStream, output.add_stream(codec, rate=8000))
         stream.layout = "mono"
         for index in range(8):
             frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")

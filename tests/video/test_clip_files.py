@@ -1,4 +1,6 @@
-"""What is written comes back: frames, rate, size and settings, in every format, with the same bytes each time."""
+"""What is written comes back: frames, rate, size and settings, in every format, with the same bytes each
+time.
+"""
 
 from __future__ import annotations
 
@@ -192,7 +194,8 @@ def test_settings_that_json_cannot_hold(value: object, tmp_path: Path) -> None:
     "text",
     ["", "{}", "[1]", '{"seed": 1}', FACTS_KEY, f'{{"{FACTS_KEY}": 3}}', "[" * 100_000 + FACTS_KEY]
     + [
-        f'{{"{FACTS_KEY}": {{"format_version": {version}, "fps": {fps}, "num_frames": {n}, "height_px": 1, "width_px": 1}}}}'
+        f'{{"{FACTS_KEY}": {{"format_version": {version}, "fps": {fps}, '
+        f'"num_frames": {n}, "height_px": 1, "width_px": 1}}}}'
         for version, fps, n in (
             (2, 8, 1),
             (1, 0, 1),
@@ -278,8 +281,10 @@ def test_full_disk_during_encoding(tmp_path: Path) -> None:
     """A real refusal of the kernel, through FFmpeg: its own exception class must become ours."""
     code = (
         "import resource, signal, sys; sys.path.insert(0, sys.argv[1])\n"
-        "import numpy as np; from motionloom.video.clip import Clip; from motionloom.errors import ResourceError\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "import numpy as np; from motionloom.video.clip import Clip\n"
+        "from motionloom.errors import ResourceError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
         "frames = np.random.default_rng(0).integers(0, 255, (20, 64, 256, 3), np.uint8)\n"
         "try: Clip(frames, 8).save(sys.argv[2])\n"
         "except ResourceError as problem: print(problem)"
