@@ -16,6 +16,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,9 @@ def latents_for(base: Base, photos: Tensor, asked: Sequence[Asked], seed: int, s
         return sample(base.woven(asked), base.schedule(), noise, told, steps, None)
 
 
-def last_flow(base: Base, latent: Tensor, photo: Tensor, asked: Sequence[Asked], index: int = 15, size: int = 32) -> Tensor:
+def last_flow(
+    base: Base, latent: Tensor, photo: Tensor, asked: Sequence[Asked], index: int = 15, size: int = 32
+) -> Tensor:
     """Backward flow of a frame: (size, size, 2)."""
     codec = base.codec
     plan = codec.plan(latent[None], photo[None], Once().times(16), base.where(asked, SIZE, SIZE))
@@ -92,7 +95,9 @@ def reconstruction(base: Base, photos: Sequence[Path], windows: Path, clips: int
         amplitude = float(rng.uniform(0.5, 1.3))
         part = Part(word, amplitude, Region(), draw_motion(word, rng, amplitude))
         canvas = as_canvas(photos[index % len(photos)])
-        clip = render(canvas, draw_view(*canvas.shape[1:], 1.0, rng), [(part.motion, Region())], 16, SIZE, SIZE)
+        clip = render(
+            canvas, draw_view(*canvas.shape[1:], 1.0, rng), [(part.motion, Region())], 16, SIZE, SIZE
+        )
         latent = motion.encode(fields([part]))
         rigid = word in CAMERAS
         one = torch.ones(SIZE, SIZE)
@@ -104,17 +109,33 @@ def reconstruction(base: Base, photos: Sequence[Path], windows: Path, clips: int
         if window.held_out and row % 4 == 0:
             latent = motion.encode(window_fields(np.asarray(frames[row]), np.asarray(flows[row])))
             group = window.word or "other"
-            gains.setdefault(group, []).append(_decibels(codec, latent, np.asarray(frames[row]), Where(one[None][:0], one, one)))
+            gains.setdefault(group, []).append(
+                _decibels(codec, latent, np.asarray(frames[row]), Where(one[None][:0], one, one))
+            )
     for group, rows in gains.items():
         copy, linear, full = np.mean(rows, 0)
-        out[group] = {"clips": len(rows), "copy_db": copy, "linear_core_db": linear, "codec_db": full, "gain_db": full - copy}
+        out[group] = {
+            "clips": len(rows),
+            "copy_db": copy,
+            "linear_core_db": linear,
+            "codec_db": full,
+            "gain_db": full - copy,
+        }
     real = [row for group, rows in gains.items() if group != "synthetic" for row in rows]
     copy, linear, full = np.mean(real, 0)
-    out["real, all"] = {"clips": len(real), "copy_db": copy, "linear_core_db": linear, "codec_db": full, "gain_db": full - copy}
+    out["real, all"] = {
+        "clips": len(real),
+        "copy_db": copy,
+        "linear_core_db": linear,
+        "codec_db": full,
+        "gain_db": full - copy,
+    }
     return out
 
 
-def _decibels(codec: WarpCodec, latent: Tensor, frames: np.ndarray, where: Where) -> tuple[float, float, float]:
+def _decibels(
+    codec: WarpCodec, latent: Tensor, frames: np.ndarray, where: Where
+) -> tuple[float, float, float]:
     clip = torch.from_numpy(frames.astype(np.float32) / 127.5 - 1).permute(3, 0, 1, 2)
     photo = clip[None, :, 0]
 
@@ -125,8 +146,12 @@ def _decibels(codec: WarpCodec, latent: Tensor, frames: np.ndarray, where: Where
     plan = codec.plan(latent, photo, Once().times(16), where)
     from dataclasses import replace
 
-    bare = replace(plan, correction=plan.correction * 0, keep=torch.ones_like(plan.keep), residual=plan.residual * 0)
-    made = [torch.stack([photo[0], *(codec.frame(p, photo, i)[0] for i in range(1, 16))], 1) for p in (bare, plan)]
+    bare = replace(
+        plan, correction=plan.correction * 0, keep=torch.ones_like(plan.keep), residual=plan.residual * 0
+    )
+    made = [
+        torch.stack([photo[0], *(codec.frame(p, photo, i)[0] for i in range(1, 16))], 1) for p in (bare, plan)
+    ]
     return psnr(clip[:, :1].expand_as(clip)), psnr(made[0]), psnr(made[1])
 
 
@@ -139,7 +164,9 @@ def obedience(base: Base, photos: Tensor, seeds: int, usual: dict[str, float]) -
         flows, light = [], []
         for seed in range(seeds):
             latents = latents_for(base, photos, asked, 100 + seed)
-            flows.append(torch.stack([last_flow(base, z, p, asked) for z, p in zip(latents, photos, strict=True)]))
+            flows.append(
+                torch.stack([last_flow(base, z, p, asked) for z, p in zip(latents, photos, strict=True)])
+            )
             light.append(base.codec.motion.decode(latents).light.square().mean((1, 2, 3)).sqrt())
         flow = torch.stack(flows)  # (S, N, 32, 32, 2)
         size = flow.square().sum(-1).mean((2, 3)).sqrt()
@@ -210,20 +237,22 @@ def drawn(base: Base, latent: Tensor, photo: Tensor, asked: Sequence[Asked]) -> 
 
 
 def statistics(frames: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Of the measured flow between consecutive frames: speed histogram (log bins), direction spread, mean heading weight."""
+    """Of the measured flow between consecutive frames: speed histogram (log bins), share of one heading, mean speed."""
     import cv2
 
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    flow = np.stack([dis.calc(a, b, None) for a, b in zip(grey[:-1], grey[1:], strict=True)])[:, 4:-4, 4:-4] / SIZE
+    flow = np.stack([dis.calc(a, b, None) for a, b in pairwise(grey)])[:, 4:-4, 4:-4] / SIZE
     speed = np.linalg.norm(flow, axis=-1)
     histogram = np.histogram(np.log10(speed + 1e-4), bins=24, range=(-4, -0.5))[0] / speed.size
     mean = flow.reshape(-1, 2).mean(0)
     return histogram, float(np.linalg.norm(mean) / (speed.mean() + 1e-6)), float(speed.mean())
 
 
-def apart(one: Sequence[tuple[np.ndarray, float, float]], other: Sequence[tuple[np.ndarray, float, float]]) -> float:
-    """Distance of two sets of clips: earth mover's of the mean speed histograms (decades) + difference of mean direction spread."""
+def apart(
+    one: Sequence[tuple[np.ndarray, float, float]], other: Sequence[tuple[np.ndarray, float, float]]
+) -> float:
+    """Distance of two sets of clips: earth mover's of mean speed histograms (decades) + difference of mean headings."""
     a, b = (np.mean([row[0] for row in rows], 0) for rows in (one, other))
     mover = float(np.abs(np.cumsum(a - b)).sum() * 3.5 / 24)
     spread = abs(float(np.mean([row[1] for row in one]) - np.mean([row[1] for row in other])))
@@ -239,7 +268,12 @@ def liveliness(base: Base, windows: Path, per_word: int = 24) -> Numbers:
         rows = [row for row, window in enumerate(index) if window.held_out and window.word == word]
         rows = rows[:: max(1, len(rows) // per_word)][:per_word]
         real = [statistics(np.asarray(frames[row])) for row in rows]
-        photos = torch.stack([torch.from_numpy(np.asarray(frames[row][0]).astype(np.float32) / 127.5 - 1).permute(2, 0, 1) for row in rows])
+        photos = torch.stack(
+            [
+                torch.from_numpy(np.asarray(frames[row][0]).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
+                for row in rows
+            ]
+        )
         distances = {}
         for other in WORDS:
             asked = [Asked(other.name)]
@@ -249,7 +283,9 @@ def liveliness(base: Base, windows: Path, per_word: int = 24) -> Numbers:
         order = sorted(distances, key=lambda name: distances[name])
         half = len(real) // 2
         out[word] = {
-            "distance": distances[word], "rank": order.index(word) + 1, "nearest": order[:3],
+            "distance": distances[word],
+            "rank": order.index(word) + 1,
+            "nearest": order[:3],
             "nearest_distances": [distances[name] for name in order[:3]],
             "real_against_real": apart(real[:half], real[half:]),
             "rank_among_learned": sorted(LEARNED, key=lambda n: distances[n]).index(word) + 1,
@@ -263,19 +299,35 @@ def regions(base: Base, photos: Tensor) -> Numbers:
     left[:, : SIZE // 2] = 1
     out: Numbers = {}
     middle = slice(3, 13), slice(19, 29)  # columns of the 32-grid well inside each half
-    for one, two in (("pan-left", "pan-up"), ("pan-down", "pan-right"), ("zoom-in", "pan-left"), ("pan-up", "clouds"),
-                     ("waterfall", "pan-left"), ("fire", "sea"), ("rotate-left", "sway"), ("clouds", "waterfall")):
+    for one, two in (
+        ("pan-left", "pan-up"),
+        ("pan-down", "pan-right"),
+        ("zoom-in", "pan-left"),
+        ("pan-up", "clouds"),
+        ("waterfall", "pan-left"),
+        ("fire", "sea"),
+        ("rotate-left", "sway"),
+        ("clouds", "waterfall"),
+    ):
         asked = [Asked(one, 1.0, left), Asked(two, 1.0, 1 - left)]
         alone = [Asked(one, 1.0, left)]
-        both = [last_flow(base, z, p, asked) for z, p in zip(latents_for(base, photos, asked, 7), photos, strict=True)]
-        single = [last_flow(base, z, p, alone) for z, p in zip(latents_for(base, photos, alone, 7), photos, strict=True)]
+        both = [
+            last_flow(base, z, p, asked)
+            for z, p in zip(latents_for(base, photos, asked, 7), photos, strict=True)
+        ]
+        single = [
+            last_flow(base, z, p, alone)
+            for z, p in zip(latents_for(base, photos, alone, 7), photos, strict=True)
+        ]
         flow, only = torch.stack(both), torch.stack(single)
         row: Numbers = {"leak_alone": float(_size(only[:, :, middle[1]]) / _size(only[:, :, middle[0]]))}
         for name, columns, other in ((one, middle[0], middle[1]), (two, middle[1], middle[0])):
             if name in DIRECTIONS:
                 want = torch.tensor(DIRECTIONS[name], dtype=torch.float32)
                 mean = -flow[:, 3:29, columns].mean((1, 2))
-                row[f"{name}_obeys"] = float(((mean @ want) / mean.norm(dim=-1) > math.cos(math.radians(30))).float().mean())
+                row[f"{name}_obeys"] = float(
+                    ((mean @ want) / mean.norm(dim=-1) > math.cos(math.radians(30))).float().mean()
+                )
                 if {one, two} <= set(DIRECTIONS):
                     there = -flow[:, 3:29, other].mean((1, 2)) @ want
                     row[f"{name}_leaks"] = float((there.abs() / (mean @ want).abs()).mean())
@@ -299,12 +351,23 @@ def sharp(base: Base, paths: Sequence[Path]) -> Numbers:
         for path in paths:
             picture = read_picture(path)
             scale = 512 / max(picture.shape[:2])
-            picture = resize(picture[None], round(picture.shape[1] * scale) // 2 * 2, round(picture.shape[0] * scale) // 2 * 2, "squash")[0]
+            picture = resize(
+                picture[None],
+                round(picture.shape[1] * scale) // 2 * 2,
+                round(picture.shape[0] * scale) // 2 * 2,
+                "squash",
+            )[0]
             clip = generate(base, picture, [(word.name, 1.0)], frames=16, seed=1)
             same.append(bool((clip.frames[0] == picture).all()))
-            first, last = (torch.from_numpy(clip.frames[i].copy()).permute(2, 0, 1)[None].float() for i in (0, -1))
+            first, last = (
+                torch.from_numpy(clip.frames[i].copy()).permute(2, 0, 1)[None].float() for i in (0, -1)
+            )
             ratios.append(sharpness(last) / sharpness(first))
-        out[word.name] = {"mean": float(np.mean(ratios)), "least": float(np.min(ratios)), "frame_0_is_the_photo": all(same)}
+        out[word.name] = {
+            "mean": float(np.mean(ratios)),
+            "least": float(np.min(ratios)),
+            "frame_0_is_the_photo": all(same),
+        }
     return out
 
 
@@ -317,13 +380,17 @@ def directions_measured(base: Base, photos: Tensor) -> Numbers:
         right = []
         for z, p in zip(latents, photos, strict=True):
             flow = -backward_flow(drawn(base, z, p, asked)[[0, 8]], 32)[1].mean((0, 1))
-            right.append(float(flow @ np.array(want) / (np.linalg.norm(flow) + 1e-9)) > math.cos(math.radians(30)))
+            right.append(
+                float(flow @ np.array(want) / (np.linalg.norm(flow) + 1e-9)) > math.cos(math.radians(30))
+            )
         out[word] = float(np.mean(right))
     return out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--windows", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=4)
@@ -350,7 +417,9 @@ def main() -> None:
         began = time.monotonic()
         with torch.no_grad():
             numbers[name] = measure()
-        print(f"== {name} ({time.monotonic() - began:.0f} s)\n{json.dumps(numbers[name], indent=1)}", flush=True)
+        print(
+            f"== {name} ({time.monotonic() - began:.0f} s)\n{json.dumps(numbers[name], indent=1)}", flush=True
+        )
         arguments.out.write_text(json.dumps(numbers, indent=1) + "\n")
 
 

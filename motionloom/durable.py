@@ -63,7 +63,7 @@ def write_durably(
     _prepare_parent(target, bytes_needed)
     temporary = _part_name(target)
     with _cleaning_up(target, temporary, bytes_needed):
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        os.close(os.open(str(temporary), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         write(temporary)
         _sync(temporary)
         if verify is not None:
@@ -298,8 +298,9 @@ def _cleaning_up(target: Path, temporary: Path, bytes_needed: int | None) -> Ite
         yield
     except BaseException as problem:
         written_bytes = _size_bytes(temporary)
-        with contextlib.suppress(OSError):  # the first problem is the one to report
-            _remove(temporary)
+        if not (isinstance(problem, FileExistsError) and problem.filename == str(temporary)):
+            with contextlib.suppress(OSError):  # the first problem is the one to report
+                _remove(temporary)
         if isinstance(problem, MotionLoomError) or not _is_disk_error(problem):
             raise
         raise _as_resource_error(problem, target, bytes_needed, written_bytes) from problem

@@ -1,8 +1,8 @@
 """image -> Clip: the verb `generate`.
 
-    base = load_base("mini")
-    clip = generate(base, "photo.jpg", motions=[("clouds", 0.6), ("pan-left", 0.4)], seed=0)
-    clip.save("out.mp4")
+base = load_base("mini")
+clip = generate(base, "photo.jpg", motions=[("clouds", 0.6), ("pan-left", 0.4)], seed=0)
+clip.save("out.mp4")
 """
 
 from __future__ import annotations
@@ -82,14 +82,21 @@ def generate(
     picture, settings = _photo(photo, size)
     asked = _asked(base, motions, masks, picture.shape)
     if prompt:
-        raise ConfigError(f'"{base.name}" reads no text, got the prompt {prompt!r}', fix="leave out the prompt, or use motion words")
+        raise ConfigError(
+            f'"{base.name}" reads no text, got the prompt {prompt!r}',
+            fix="leave out the prompt, or use motion words",
+        )
     count, rate, num_steps = frames or base.num_frames, fps or base.fps, steps or base.num_steps
     _check_numbers(count, rate, num_steps)
 
     pixels = _pixels(picture)
-    noise = Gaussian()(None, (1, *base.codec.latent_shape(count, *pixels.shape[-2:])), torch.Generator().manual_seed(seed))
+    noise = Gaussian()(
+        None, (1, *base.codec.latent_shape(count, *pixels.shape[-2:])), torch.Generator().manual_seed(seed)
+    )
     told = base.told(pixels)
-    latents = sample(base.woven(asked), base.schedule(), noise, told, num_steps, None, _stage(progress, "denoising"))
+    latents = sample(
+        base.woven(asked), base.schedule(), noise, told, num_steps, None, _stage(progress, "denoising")
+    )
     where, path = base.where(asked, *picture.shape[:2]), Loop() if loop else Once()
     drawn = base.codec.decode(latents, pixels, count, where, path, _stage(progress, "drawing"))
     if overscan:
@@ -97,9 +104,20 @@ def generate(
         drawn = drawn[..., top : top + height, left : left + width]
     settings |= {
         "base": base.name,
-        "motions": [[one.name, list(one.weight) if isinstance(one.weight, tuple) else one.weight] for one in asked],
-        "frames": count, "fps": rate, "steps": num_steps, "size": size, "seed": seed, "overscan": overscan, "loop": loop,
-        "masks": [None if mask is None or isinstance(mask, np.ndarray) else os.fspath(mask) for mask in masks or ()] or None,
+        "motions": [
+            [one.name, list(one.weight) if isinstance(one.weight, tuple) else one.weight] for one in asked
+        ],
+        "frames": count,
+        "fps": rate,
+        "steps": num_steps,
+        "size": size,
+        "seed": seed,
+        "overscan": overscan,
+        "loop": loop,
+        "masks": [
+            None if mask is None or isinstance(mask, np.ndarray) else os.fspath(mask) for mask in masks or ()
+        ]
+        or None,
     }
     return Clip(_frames(drawn), rate, settings)
 
@@ -129,9 +147,15 @@ def _photo(photo: Photo, size: str) -> tuple[Picture, dict[str, Any]]:
 
 def _size(size: str) -> tuple[int, int]:
     width, _, height = size.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= LARGEST_SIDE_PX and 0 < int(height) <= LARGEST_SIDE_PX):
+    if not (
+        width.isdecimal()
+        and height.isdecimal()
+        and 0 < int(width) <= LARGEST_SIDE_PX
+        and 0 < int(height) <= LARGEST_SIDE_PX
+    ):
         raise ConfigError(
-            f'got the size "{size}", expected "native" or WIDTHxHEIGHT of at most {LARGEST_SIDE_PX} px a side', fix='for example "640x360"'
+            f'got the size "{size}", expected "native" or WIDTHxHEIGHT of at most {LARGEST_SIDE_PX} px a side',
+            fix='for example "640x360"',
         )
     return int(width), int(height)
 
@@ -143,11 +167,20 @@ def _asked(
     chosen = list(motions) if motions else [base.default_motion]
     given = [*(masks or ()), *[None] * (len(chosen) - len(masks or ()))]
     if len(given) != len(chosen):
-        raise ConfigError(f"got {len(given)} masks for {len(chosen)} motions, expected at most one each", fix="leave out the others")
-    regions = [mask if mask is None or isinstance(mask, np.ndarray) else read_mask(mask, shape[0], shape[1]) for mask in given]
+        raise ConfigError(
+            f"got {len(given)} masks for {len(chosen)} motions, expected at most one each",
+            fix="leave out the others",
+        )
+    regions = [
+        mask if mask is None or isinstance(mask, np.ndarray) else read_mask(mask, shape[0], shape[1])
+        for mask in given
+    ]
     for region in regions:
         if region is not None and region.shape != shape[:2]:
-            raise InputError(f"got a mask of shape {region.shape}, expected that of the picture, {shape[:2]}", fix="resize the mask")
+            raise InputError(
+                f"got a mask of shape {region.shape}, expected that of the picture, {shape[:2]}",
+                fix="resize the mask",
+            )
     asked = read_asked(chosen, [None if r is None else r.astype(np.float32) for r in regions])
     for one in asked:
         base.check_word(one.name)
@@ -170,7 +203,9 @@ def _pixels(picture: Picture) -> Tensor:
 
 def _frames(pixels: Tensor) -> npt.NDArray[np.uint8]:
     """float (1, 3, T, H, W), -1..1 => uint8 (T, H, W, 3)."""
-    frames: npt.NDArray[np.uint8] = ((pixels[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy()
+    frames: npt.NDArray[np.uint8] = (
+        ((pixels[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy()
+    )
     return frames
 
 

@@ -63,6 +63,15 @@ def test_temporary_name_and_exclusive_creation(tmp_path: Path) -> None:
     assert all(part.name.endswith(".part") for part in seen) and seen[0] != seen[1]
 
 
+def test_a_temporary_name_that_exists_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "_part_name", lambda target: target.with_name(".taken.part"))
+    (tmp_path / ".taken.part").write_text("another writer is here")
+    with pytest.raises(ResourceError, match="File exists"):
+        write_durably(tmp_path / "a.txt", write_new)
+    assert (tmp_path / ".taken.part").read_text() == "another writer is here"
+    assert os.listdir(tmp_path) == [".taken.part"]
+
+
 def test_order_of_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """write, fsync of the file, verify, rename, fsync of the folder: in this order and none missing."""
     steps: list[str] = []

@@ -303,6 +303,15 @@ def test_refused_with_file_and_reason(
     assert os.listdir(tmp_path) == before  # no marker of executed code either
 
 
+def test_a_large_header_is_refused_although_the_file_holds_it(tmp_path: Path) -> None:
+    """A sparse file: 200 MB that claim to be one header. Reading it as JSON would take the memory and the time."""
+    with open(tmp_path / "w", "wb") as stream:
+        stream.write(struct.pack("<Q", 200_000_000) + b'{"')
+        stream.truncate(200_001_000)
+    with pytest.raises(WeightsError, match="its header claims 200000000 bytes, at most 33554432 are allowed"):
+        load_weights(tmp_path / "w")
+
+
 @pytest.mark.parametrize("fraction", [0.02, 0.5, 0.999])
 def test_truncation_anywhere(fraction: float, tmp_path: Path) -> None:
     data = save_weights(tmp_path / "w", {"x": torch.ones(1000), "y": torch.ones(500)}).read_bytes()

@@ -73,13 +73,12 @@ class LinearMotion(nn.Module):
 
     def decode(self, latents: Tensor, num_frames: int | None = None) -> MotionField:
         """(B, d, h, w) => the field at `num_frames` frames (default: as stored)."""
-        camera, local, light = (latents * self.scale[:, None, None]).split(
-            [CAMERA_CHANNELS, 2 * self.flow_modes, self.light_modes], 1
-        )
+        sizes = [CAMERA_CHANNELS, 2 * self.flow_modes, self.light_modes]
+        camera, local, light = torch.split(latents * self.scale[:, None, None], sizes, 1)
         count = num_frames or self.num_frames
         return MotionField(
             camera,
-            torch.einsum("kt,bkchw->btchw", at_rate(self.flow_basis, count), local.unflatten(1, (-1, 2))),
+            torch.einsum("kt,bkchw->btchw", at_rate(self.flow_basis, count), torch.unflatten(local, 1, (-1, 2))),
             torch.einsum("gt,bghw->bthw", at_rate(self.light_basis, count), light),
         )
 

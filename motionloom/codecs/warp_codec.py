@@ -37,7 +37,8 @@ class Where:
     """Where each kind of motion may happen, 0..1: a motion that was not asked for at a place does not occur there.
 
     Attributes:
-        rigid: (R, H, W), one map for each region a camera moves; R may be 0. The camera's field is made exactly affine in each.
+        rigid: (R, H, W), one map for each region a camera moves; R may be 0. In each the camera's field is
+            made exactly affine.
         local: (H, W), where things move by themselves.
         light: (H, W), where brightness and colour may change.
     """
@@ -53,7 +54,11 @@ class Where:
 
     def at(self, height: int, width: int) -> Where:
         def scaled(maps: Tensor) -> Tensor:
-            return resize_maps(maps[None], height, width, "bilinear")[0] if len(maps) else maps.new_zeros(0, height, width)
+            return (
+                resize_maps(maps[None], height, width, "bilinear")[0]
+                if len(maps)
+                else maps.new_zeros(0, height, width)
+            )
 
         return Where(scaled(self.rigid), scaled(self.local[None])[0], scaled(self.light[None])[0])
 
@@ -97,11 +102,20 @@ class WarpCodec(Codec, nn.Module):
         for clip in frames:
             pictures = ((clip.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
             fields.append(field_of_clip(clip, torch.from_numpy(backward_flow(pictures, 2 * max(h, w))), h, w))
-        field = MotionField(*(torch.cat(parts) for parts in zip(*((f.camera, f.local, f.light) for f in fields), strict=True)))
+        field = MotionField(
+            *(torch.cat(parts) for parts in zip(*((f.camera, f.local, f.light) for f in fields), strict=True))
+        )
         return self.motion.encode(field)
 
-    def decode(self, latents: Tensor, first_frame: Tensor, num_frames: int | None = None, where: Where | None = None,
-               path: Path | None = None, progress: Callable[[int, int], None] | None = None) -> Tensor:
+    def decode(
+        self,
+        latents: Tensor,
+        first_frame: Tensor,
+        num_frames: int | None = None,
+        where: Where | None = None,
+        path: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
         """Latents and a photo of any size => frames.
 
         Args:
@@ -121,19 +135,29 @@ class WarpCodec(Codec, nn.Module):
         target = sharpness(first_frame)
         frames = []
         for index in range(count):
-            frame = first_frame if index == 0 else as_sharp_as(path.frame(self, plan, first_frame, index), target)
+            frame = (
+                first_frame if index == 0 else as_sharp_as(path.frame(self, plan, first_frame, index), target)
+            )
             frames.append(frame.clamp(-1, 1))
             if progress is not None:
                 progress(index + 1, count)
         return torch.stack(frames, 2)
 
     @torch.no_grad()
-    def safe_view(self, latents: Tensor, first_frame: Tensor, num_frames: int, where: Where, path: Path) -> tuple[int, int, int, int]:
-        """The largest middle part of the frame that never shows what lies beyond the photo: (top, left, height, width), even sizes."""
+    def safe_view(
+        self, latents: Tensor, first_frame: Tensor, num_frames: int, where: Where, path: Path
+    ) -> tuple[int, int, int, int]:
+        """The largest middle part of the frame that never shows what lies beyond the photo.
+
+        Returns:
+            (top, left, height, width) in pixels, even sizes.
+        """
         plan = self.plan(latents, first_frame, path.times(num_frames), where)
         height, width = first_frame.shape[-2:]
         rows, columns = 8 * latents.shape[-2], 8 * latents.shape[-1]
-        lost = torch.cat([outside(self.flow(plan, index, rows, columns)) for index in range(len(plan.tau))]).amax((0, 1))
+        lost = torch.cat(
+            [outside(self.flow(plan, index, rows, columns)) for index in range(len(plan.tau))]
+        ).amax((0, 1))
         for margin in range(min(rows, columns) // 2 - 1):
             inside = lost[margin : rows - margin, margin : columns - margin]
             if not inside.any():
@@ -146,8 +170,15 @@ class WarpCodec(Codec, nn.Module):
         """The motion of every frame, ready to be drawn: one photo."""
         field = self.motion.decode(latents.float(), times.resolution)
         rates = _rigid(field.camera[0], where)
-        local, light = field.local[0][times.local] - times.from_end * field.local[0][-1:], field.light[0][times.local]
-        light = light - (times.from_end if isinstance(times.from_end, float) else times.from_end[..., 0]) * field.light[0][-1:]
+        local, light = (
+            field.local[0][times.local] - times.from_end * field.local[0][-1:],
+            field.light[0][times.local],
+        )
+        light = (
+            light
+            - (times.from_end if isinstance(times.from_end, float) else times.from_end[..., 0])
+            * field.light[0][-1:]
+        )
         fine = (latents.shape[-2] * FINE, latents.shape[-1] * FINE)
         photo = resize_maps(first_frame.float(), *fine).expand(len(local), -1, -1, -1)
         at_fine = where.at(*fine)
@@ -157,15 +188,21 @@ class WarpCodec(Codec, nn.Module):
         told = latents.float().expand(len(local), -1, -1, -1)
         correction, keep, residual = self.fusion(photo, drawn, flow, light, times.elapsed, told)
         correction = correction * at_fine.local
-        lost = F.max_pool2d(outside(flow), 3, 1, 1)  # the network may paint where something moves by itself, or is new
-        return Plan(times.camera, rates, local, correction, light, keep, residual * at_fine.local.maximum(lost), where)
+        lost = F.max_pool2d(
+            outside(flow), 3, 1, 1
+        )  # the network may paint where something moves by itself, or is new
+        return Plan(
+            times.camera, rates, local, correction, light, keep, residual * at_fine.local.maximum(lost), where
+        )
 
     def flow(self, plan: Plan, index: int, height: int, width: int) -> Tensor:
         """Backward flow of one frame at any size: (1, H, W, 2), frame units."""
         at_size = plan.where.at(height, width)
         local = resize_maps(plan.correction[index : index + 1], height, width, "bilinear")
         local = local + resize_maps(plan.local[index : index + 1], height, width) * at_size.local
-        return _camera(plan.rates, plan.tau[index : index + 1], height, width, at_size) + local.permute(0, 2, 3, 1)
+        return _camera(plan.rates, plan.tau[index : index + 1], height, width, at_size) + local.permute(
+            0, 2, 3, 1
+        )
 
     def frame(self, plan: Plan, photo: Tensor, index: int) -> Tensor:
         """One frame at the photo's own size: (1, 3, H, W)."""
@@ -221,8 +258,8 @@ class Once:
 class Loop:
     """A clip that ends where it began: the camera goes out and back; what moves by itself fades into its own past.
 
-    At phase p = t / T the local motion is drawn twice, p after the photo and 1 - p before it, and mixed by p: both ends of the
-    clip show the photo (as cinemagraphs are looped; not in the paper).
+    At phase p = t / T the local motion is drawn twice, p after the photo and 1 - p before it, and mixed by p: both ends
+    of the clip show the photo (as cinemagraphs are looped; not in the paper).
     """
 
     def times(self, num_frames: int) -> Times:
@@ -275,7 +312,9 @@ class FusionNet(nn.Module):
         self.stem = nn.Conv2d(3 + 3 + 2 + 1 + 1 + 1, width, 3, padding=1)
         self.fine = Block(width, width)
         self.middle = nn.ModuleList([Block(width, 2 * width), Block(2 * width, 2 * width)])
-        self.coarse = nn.ModuleList([Block(2 * width + latent_channels, 4 * width), Block(4 * width, 4 * width)])
+        self.coarse = nn.ModuleList(
+            [Block(2 * width + latent_channels, 4 * width), Block(4 * width, 4 * width)]
+        )
         self.up_middle = Block(6 * width, 2 * width)
         self.up_fine = Block(3 * width, width)
         self.out = nn.Conv2d(width, 6, 3, padding=1)
@@ -283,7 +322,9 @@ class FusionNet(nn.Module):
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, photo: Tensor, drawn: Tensor, flow: Tensor, light: Tensor, tau: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, photo: Tensor, drawn: Tensor, flow: Tensor, light: Tensor, tau: Tensor, latents: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """All at the fine grid (N, ., h, w) but latents, which are at a quarter of it.
 
         Args:
@@ -298,7 +339,9 @@ class FusionNet(nn.Module):
             exactly 0, 1 and 0, and a fresh network returns these everywhere.
         """
         clock = tau[:, None, None, None].expand(-1, 1, *photo.shape[-2:])
-        x0 = torch.cat([photo, drawn, FLOW_GAIN * flow.permute(0, 3, 1, 2), light[:, None], outside(flow), clock], 1)
+        x0 = torch.cat(
+            [photo, drawn, FLOW_GAIN * flow.permute(0, 3, 1, 2), light[:, None], outside(flow), clock], 1
+        )
         x0 = self.fine(self.stem(x0))
         x1 = F.avg_pool2d(x0, 2)
         for block in self.middle:
@@ -310,7 +353,11 @@ class FusionNet(nn.Module):
         x0 = self.up_fine(torch.cat([F.interpolate(x1, scale_factor=2.0), x0], 1))
         correction, fade, residual = self.out(x0).float().split([2, 1, 3], 1)
         begin = -torch.expm1(-8 * tau)[:, None, None, None]  # 0 at the photo, 1 soon after
-        return begin * LARGEST_CORRECTION * torch.tanh(correction), 1 - begin * torch.tanh(fade).clamp_min(0), begin * residual
+        return (
+            begin * LARGEST_CORRECTION * torch.tanh(correction),
+            1 - begin * torch.tanh(fade).clamp_min(0),
+            begin * residual,
+        )
 
 
 class Block(nn.Module):
@@ -319,8 +366,12 @@ class Block(nn.Module):
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.GroupNorm(_groups(in_width), in_width), nn.SiLU(), nn.Conv2d(in_width, out_width, 3, padding=1),
-            nn.GroupNorm(_groups(out_width), out_width), nn.SiLU(), nn.Conv2d(out_width, out_width, 3, padding=1),
+            nn.GroupNorm(_groups(in_width), in_width),
+            nn.SiLU(),
+            nn.Conv2d(in_width, out_width, 3, padding=1),
+            nn.GroupNorm(_groups(out_width), out_width),
+            nn.SiLU(),
+            nn.Conv2d(out_width, out_width, 3, padding=1),
         )
         self.skip = nn.Identity() if in_width == out_width else nn.Conv2d(in_width, out_width, 1)
 
@@ -377,7 +428,12 @@ def _rigid(camera: Tensor, where: Where) -> Tensor:
     xy = places(h, w)
     if not len(regions):
         return torch.zeros(0, 2, 3)
-    return torch.stack([fit_rates((camera / m.clamp_min(0.05)).permute(1, 2, 0), xy, (m - 0.3).clamp_min(1e-4) ** 2) for m in regions])
+    return torch.stack(
+        [
+            fit_rates((camera / m.clamp_min(0.05)).permute(1, 2, 0), xy, (m - 0.3).clamp_min(1e-4) ** 2)
+            for m in regions
+        ]
+    )
 
 
 def _camera(rates: Tensor, tau: Tensor, height: int, width: int, where: Where) -> Tensor:

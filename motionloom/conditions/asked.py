@@ -61,10 +61,14 @@ def read_asked(motions: Sequence[Any], regions: Sequence[npt.NDArray[np.float32]
     for motion, region in zip(motions, regions, strict=True):
         name, weight = (motion, 1.0) if isinstance(motion, str) else motion
         ends = weight if isinstance(weight, (tuple, list)) else (weight,)
-        if len(ends) not in (1, 2) or not all(isinstance(w, (int, float)) and 0 <= w <= LARGEST_WEIGHT for w in ends):
+        if len(ends) not in (1, 2) or not all(
+            isinstance(w, (int, float)) and 0 <= w <= LARGEST_WEIGHT for w in ends
+        ):
             raise ConfigError(
                 f"got the weight {weight!r} for {name}, expected a number or a pair of numbers in 0..{LARGEST_WEIGHT:g}",
                 fix="1 is a motion's usual strength",
             )
-        asked.append(Asked(str(name), float(ends[0]) if len(ends) == 1 else (float(ends[0]), float(ends[1])), region))
+        asked.append(
+            Asked(str(name), float(ends[0]) if len(ends) == 1 else (float(ends[0]), float(ends[1])), region)
+        )
     return asked

@@ -85,7 +85,12 @@ def window_fields(frames: npt.NDArray[np.uint8], flow: npt.NDArray[np.float16]) 
 
 
 def build_synthetic(
-    canvases: Sequence[torch.Tensor], motion: LinearMotion, out: Path, count: int, seed: int, rendered: bool,
+    canvases: Sequence[torch.Tensor],
+    motion: LinearMotion,
+    out: Path,
+    count: int,
+    seed: int,
+    rendered: bool,
     progress: Progress | None = None,
 ) -> Path:
     """Cache `count` synthetic samples over photos (3, H, W), 0..1; `rendered` adds their frames."""
@@ -94,18 +99,26 @@ def build_synthetic(
         rng = np.random.default_rng([seed, index])
         parts = draw_parts(rng)
         # the crop may be a part of a wider picture, whose middle the camera turns and zooms about
-        shift = tuple(float(v) for v in rng.uniform(-0.25, 0.25, 2)) if rng.random() < 0.5 and not rendered else (0.0, 0.0)
+        shift = (
+            tuple(float(v) for v in rng.uniform(-0.25, 0.25, 2))
+            if rng.random() < 0.5 and not rendered
+            else (0.0, 0.0)
+        )
         canvas = canvases[int(rng.integers(len(canvases)))]
         if rng.random() < 0.5:
             canvas = canvas.flip(-1)
         view = draw_view(canvas.shape[1], canvas.shape[2], 1.0, rng)
         pairs = [(part.motion, part.region) for part in parts]
-        clip = render(canvas, view, pairs if rendered else [], NUM_FRAMES if rendered else 1, SIZE_PX, SIZE_PX)
+        clip = render(
+            canvas, view, pairs if rendered else [], NUM_FRAMES if rendered else 1, SIZE_PX, SIZE_PX
+        )
         store.photos[index] = clip.frames[0]
         field = fields(parts, (shift[0], shift[1]))
         store.latents[index] = motion.encode(field)[0].numpy()
         xy = places(GRID, GRID) - torch.tensor(shift)
-        store.maps[index] = motion_map([(p.word, p.amplitude, p.region(xy)) for p in parts], GRID, GRID).numpy()
+        store.maps[index] = motion_map(
+            [(p.word, p.amplitude, p.region(xy)) for p in parts], GRID, GRID
+        ).numpy()
         store.offsets[index] = shift
         if store.frames is not None and store.camera is not None:
             rigid = [(p.motion, p.region) for p in parts if p.word in CAMERAS]
@@ -117,12 +130,19 @@ def build_synthetic(
 
 
 def build_real(
-    windows: Path, motion: LinearMotion, out: Path, count: int, seed: int, held_out: bool, rendered: bool,
+    windows: Path,
+    motion: LinearMotion,
+    out: Path,
+    count: int,
+    seed: int,
+    held_out: bool,
+    rendered: bool,
     progress: Progress | None = None,
 ) -> Path:
     """Cache `count` samples from real windows. Without frames (for the generator) only windows with a word serve."""
     index_of = [
-        (row, window) for row, window in enumerate(read_index(windows))
+        (row, window)
+        for row, window in enumerate(read_index(windows))
         if window.held_out == held_out and (rendered or window.word)
     ]
     frames = np.load(windows / "frames.npy", mmap_mode="r")

@@ -61,7 +61,7 @@ def backward_flow(frames: npt.NDArray[np.uint8], cells: int = FLOW_CELLS) -> npt
         raise ResourceError(
             "optical flow needs OpenCV, which is not installed", fix="pip install 'motionloom[metrics]'"
         ) from error
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis: Any = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     height_px, width_px = grey[0].shape
     unit_px = float(np.sqrt(height_px * width_px))
@@ -151,7 +151,8 @@ def _choose(
     longest_step = (num_frames - 1) / (NUM_FRAMES - 1)
     if longest_step < 0.9:
         raise InputError(
-            f'clip "{path}" has {num_frames} frames, a window needs {NUM_FRAMES}', fix="remove it or use a longer clip"
+            f'clip "{path}" has {num_frames} frames, a window needs {NUM_FRAMES}',
+            fix="remove it or use a longer clip",
         )
     wanted = fps / FPS * rng.uniform(0.8, 1.25)  # source frames per window frame, speed varied a little
     step = float(np.clip(wanted, min(1.0, longest_step), longest_step))
@@ -160,7 +161,13 @@ def _choose(
     side = int(short * rng.uniform(0.7, 1.0))
     left, top = int(rng.integers(0, width_px - side + 1)), int(rng.integers(0, height_px - side + 1))
     return Window(
-        f"{path.parent.name}/{path.stem}", word, held_out, start, step, (left, top, side), bool(rng.random() < 0.5)
+        f"{path.parent.name}/{path.stem}",
+        word,
+        held_out,
+        start,
+        step,
+        (left, top, side),
+        bool(rng.random() < 0.5),
     )
 
 
@@ -168,7 +175,9 @@ def _cut(frames: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]
     import cv2
 
     left, top, side = window.box
-    picks = np.minimum(window.start + np.round(np.arange(NUM_FRAMES) * window.step).astype(int), len(frames) - 1)
+    picks = np.minimum(
+        window.start + np.round(np.arange(NUM_FRAMES) * window.step).astype(int), len(frames) - 1
+    )
     crop = frames[picks, top : top + side, left : left + side]
     method = cv2.INTER_AREA if side >= SIZE_PX else cv2.INTER_CUBIC
     cut = np.stack([cv2.resize(frame, (SIZE_PX, SIZE_PX), interpolation=method) for frame in crop])

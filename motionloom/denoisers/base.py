@@ -24,7 +24,8 @@ class Denoiser(Protocol):
             ("flow": epsilon - x0). The scheduler must be configured for the same.
     """
 
-    prediction_type: PredictionType
+    @property
+    def prediction_type(self) -> PredictionType: ...
 
     def __call__(self, latents: Tensor, timestep: Tensor, condition: Any) -> Tensor:
         """One prediction.

@@ -59,7 +59,6 @@ class Base:
 
         return MapWeave(self.denoiser, tuple(asked))
 
-
     def check_word(self, name: str) -> None:
         """Raises ConfigError when the base does not know a motion."""
         from motionloom.conditions.words import find
@@ -74,8 +73,14 @@ class Base:
         from motionloom.conditions.words import WORDS, find
 
         kinds = [WORDS[find(one.name)].kind for one in asked]
-        cameras = [one.region for one, kind in zip(asked, kinds, strict=True) if kind == "rigid" and one.largest_weight > 0]
-        regions = list({None if r is None else r.tobytes(): r for r in cameras}.values())  # cameras of one region move as one
+        cameras = [
+            one.region
+            for one, kind in zip(asked, kinds, strict=True)
+            if kind == "rigid" and one.largest_weight > 0
+        ]
+        regions = list(
+            {None if r is None else r.tobytes(): r for r in cameras}.values()
+        )  # cameras of one region move as one
         everywhere = torch.ones(height, width)
         rigid = [everywhere if r is None else torch.from_numpy(r) for r in regions]
         local = torch.zeros(height, width)
@@ -120,7 +125,8 @@ def load_base(name: str) -> Base:
     if name not in BASES:
         near = difflib.get_close_matches(name, BASES, 1, 0.5)
         raise ConfigError(
-            f'there is no base "{name}"', fix=f'did you mean "{near[0]}"?' if near else f"use one of {', '.join(BASES)}"
+            f'there is no base "{name}"',
+            fix=f'did you mean "{near[0]}"?' if near else f"use one of {', '.join(BASES)}",
         )
     return BASES[name][0]()
 

@@ -20,7 +20,8 @@ def path_matrix(rates: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         (..., T, 2, 3): x_t = M_t [x; 1].
     """
     square = torch.cat([rates, torch.zeros_like(rates[..., :1, :])], dim=-2)
-    return torch.linalg.matrix_exp(square.unsqueeze(-3) * tau[:, None, None].to(rates))[..., :2, :]
+    path: torch.Tensor = torch.linalg.matrix_exp(square.unsqueeze(-3) * tau[:, None, None].to(rates))
+    return path[..., :2, :]
 
 
 def displacement(rates: torch.Tensor, tau: torch.Tensor, xy: torch.Tensor) -> torch.Tensor:
@@ -53,7 +54,9 @@ def fit_rates(field: torch.Tensor, xy: torch.Tensor, weight: torch.Tensor | None
     ones = torch.ones_like(xy[..., :1])
     basis = torch.cat([xy, ones], -1).reshape(-1, 3).double()
     target = (xy + field).reshape(-1, 2).double()
-    root = (torch.ones(len(basis), 1) if weight is None else weight.reshape(-1, 1)).double().clamp_min(0).sqrt()
+    root = (
+        (torch.ones(len(basis), 1) if weight is None else weight.reshape(-1, 1)).double().clamp_min(0).sqrt()
+    )
     ridge = 1e-9 * torch.eye(3, dtype=torch.float64)
     gram = (basis * root).T @ (basis * root) + ridge
     affine = torch.linalg.solve(gram, (basis * root).T @ (target * root)).T  # (2, 3)
@@ -73,11 +76,12 @@ def _log_near_identity(matrix: torch.Tensor) -> torch.Tensor:
     while float((root - identity).norm()) > 0.05 and roots < 12:
         root, roots = _square_root(root), roots + 1
     step = root - identity
-    power, total = step, step.clone()
+    power: torch.Tensor = step
+    total: torch.Tensor = step.clone()
     for order in range(2, 16):
         power = power @ step
         total += power * ((-1) ** (order + 1) / order)
-    return total * 2**roots
+    return total * float(2**roots)
 
 
 def _square_root(matrix: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,8 @@ def as_sharp_as(frame: Tensor, target: float) -> Tensor:
         return frame
     a, b = float(of_band.var()), float(((of_frame - of_frame.mean()) * (of_band - of_band.mean())).mean())
     boost = (-b + (b * b + a * (target - variance)) ** 0.5) / max(a, 1e-12)
-    return frame + min(boost, LARGEST_BOOST) * band
+    raised: Tensor = frame + min(boost, LARGEST_BOOST) * band
+    return raised
 
 
 def _blur(picture: Tensor) -> Tensor:

@@ -40,4 +40,5 @@ def outside(flow: torch.Tensor) -> torch.Tensor:
     height, width = flow.shape[1:3]
     limit = torch.tensor([width, height]).to(flow) / (2 * (height * width) ** 0.5)
     source = places(height, width).to(flow) + flow
-    return (source.abs() > limit).any(-1).to(flow)[:, None]
+    lost: torch.Tensor = (source.abs() > limit).any(-1)
+    return lost.to(flow)[:, None]

@@ -5,7 +5,8 @@ each motion alone and adds the differences, for motions that never occurred toge
 
     v = v_0 + sum_k w_k m_k (v_k - v_0)
 
-with m_k the motion's region on the latent grid and v_0 the answer to stillness. It costs one call more than there are motions.
+with m_k the motion's region on the latent grid and v_0 the answer to stillness. It costs one call more than there are
+motions.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ from motionloom.denoisers.base import PredictionType
 from motionloom.denoisers.map_generator import MapGenerator, Told
 
 
-
 @dataclass(frozen=True)
 class MapWeave:
     """The motions asked for as one motion map; weights may change with the steps."""
 
     generator: MapGenerator
     asked: Sequence[Asked]
-    prediction_type: PredictionType = "flow"
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        """That of the generator."""
+        return self.generator.prediction_type
 
     def __call__(self, latents: Tensor, timestep: Tensor, condition: Told) -> Tensor:
         """See `Denoiser`; the condition is what the generator was told of the photo."""
         maps = _map(self.asked, 1 - float(timestep.flatten()[0]) / 1000, latents)
-        return self.generator(latents, timestep, condition.with_map(maps))
+        velocity: Tensor = self.generator(latents, timestep, condition.with_map(maps))
+        return velocity
 
 
 @dataclass(frozen=True)
@@ -42,16 +47,22 @@ class GuidanceWeave:
 
     generator: MapGenerator
     asked: Sequence[Asked]
-    prediction_type: PredictionType = "flow"
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        """That of the generator."""
+        return self.generator.prediction_type
 
     def __call__(self, latents: Tensor, timestep: Tensor, condition: Told) -> Tensor:
         """See `Denoiser`."""
         progress = 1 - float(timestep.flatten()[0]) / 1000
         h, w = latents.shape[-2:]
         still = self.generator(latents, timestep, condition.with_map(_map([], progress, latents)))
-        total = still
+        total: Tensor = still
         for one in self.asked:
-            alone = self.generator(latents, timestep, condition.with_map(_map([Asked(one.name)], progress, latents)))
+            alone = self.generator(
+                latents, timestep, condition.with_map(_map([Asked(one.name)], progress, latents))
+            )
             total = total + one.weight_at(progress) * one.region_over(h, w) * (alone - still)
         return total
 
@@ -60,5 +71,3 @@ def _map(asked: Sequence[Asked], progress: float, latents: Tensor) -> Tensor:
     h, w = latents.shape[-2:]
     parts = [(one.name, one.weight_at(progress), one.region_over(h, w)) for one in asked]
     return motion_map(parts, h, w).to(latents)[None].expand(len(latents), -1, -1, -1)
-
-

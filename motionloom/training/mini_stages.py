@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 from rich.console import Console
@@ -43,8 +44,12 @@ class Material(Section):
     cache: str = Field("data/mini", description="where windows, the linear core and samples are kept")
     groups: dict[str, str] = Field(WORDS_OF_GROUPS, description="group -> motion word")
     held_out_clips: list[str] = Field([], description="stems of clips that are never trained on")
-    held_out_photos: list[str] = Field([], description="stems of photos that are never trained on, beside every eighth")
-    windows: dict[str, int] = Field({"": 14}, description='group -> windows cut from each clip; "" is the default')
+    held_out_photos: list[str] = Field(
+        [], description="stems of photos that are never trained on, beside every eighth"
+    )
+    windows: dict[str, int] = Field(
+        {"": 14}, description='group -> windows cut from each clip; "" is the default'
+    )
     seed: int = 0
 
 
@@ -63,7 +68,15 @@ class MiniStage(Stage):
         folder, material = Path(self.material.cache) / "windows", self.material
         if not (folder / "index.json").is_file():
             with _bar("cutting windows") as advance:
-                cut_windows(Path(material.clips), folder, material.groups, material.held_out_clips, material.windows, material.seed, advance)
+                cut_windows(
+                    Path(material.clips),
+                    folder,
+                    material.groups,
+                    material.held_out_clips,
+                    material.windows,
+                    material.seed,
+                    advance,
+                )
         return folder
 
     def canvases(self) -> list[torch.Tensor]:
@@ -76,7 +89,9 @@ class MiniStage(Stage):
             canvas = as_canvas(path)
             short = min(canvas.shape[-2:])
             if short > 384:
-                canvas = resize_maps(canvas[None], round(canvas.shape[1] * 384 / short), round(canvas.shape[2] * 384 / short))[0]
+                canvas = resize_maps(
+                    canvas[None], round(canvas.shape[1] * 384 / short), round(canvas.shape[2] * 384 / short)
+                )[0]
             out.append(canvas)
         return out
 
@@ -92,7 +107,11 @@ class MiniStage(Stage):
             load_strictly(motion, tensors, path)
         else:
             kept = fit_linear_core(motion, self.windows(), self.material.seed)
-            save_weights(path, {k: v.contiguous() for k, v in motion.state_dict().items()}, {k: str(v) for k, v in kept.items()})
+            save_weights(
+                path,
+                {k: v.contiguous() for k, v in motion.state_dict().items()},
+                {k: str(v) for k, v in kept.items()},
+            )
         return motion
 
     def samples(self, name: str, rendered: bool) -> list[Path]:
@@ -129,7 +148,7 @@ class MiniDecoder(MiniStage):
 class MiniGenerator(MiniStage):
     kind: Literal["mini-generator"]
     base: int = 64
-    multipliers: list[int] = [1, 2, 3]
+    multipliers: list[int] = Field([1, 2, 3])
     res_blocks: int = 1
     content_channels: int = 48
     dropout: float = 0.0
@@ -141,8 +160,12 @@ class MiniGenerator(MiniStage):
 
         channels = LinearMotion(self.flow_modes, self.light_modes).channels
         config = MapGeneratorConfig(
-            latent_channels=channels, base=self.base, multipliers=tuple(self.multipliers), res_blocks=self.res_blocks,
-            content_channels=self.content_channels, dropout=self.dropout,
+            latent_channels=channels,
+            base=self.base,
+            multipliers=tuple(self.multipliers),
+            res_blocks=self.res_blocks,
+            content_channels=self.content_channels,
+            dropout=self.dropout,
         )
         return MiniGeneratorObjective(MapGenerator(config))
 
@@ -168,7 +191,7 @@ class CachedSamples(TrainingDataset):
             index -= count
         raise IndexError(index)
 
-    def row(self, name: str, index: int) -> np.ndarray:  # type: ignore[type-arg]
+    def row(self, name: str, index: int) -> npt.NDArray[Any]:
         folder, row = self.place(index)
         return np.array(_open(folder / f"{name}.npy")[row])
 
@@ -214,7 +237,7 @@ def training_photos(folder: Path, held_out: list[str]) -> list[Path]:
     Raises:
         InputError: nothing is left.
     """
-    chosen = [path for path in _candidates(folder, held_out)[0]]
+    chosen = _candidates(folder, held_out)[0]
     if not chosen:
         raise InputError(f'no photo to train on in "{folder}"', fix="give a folder with at least two photos")
     return chosen
@@ -234,21 +257,23 @@ def fit_linear_core(motion: LinearMotion, windows: Path, seed: int, synthetic: i
     rows = [row for row, window in enumerate(read_index(windows)) if not window.held_out]
     found = [window_fields(np.asarray(frames[row]), np.asarray(flows[row])) for row in rows]
     found += [fields(draw_parts(np.random.default_rng([seed, 1, index]))) for index in range(synthetic)]
-    local, light, camera = (torch.cat([getattr(field, name) for field in found]) for name in ("local", "light", "camera"))
+    local, light, camera = (
+        torch.cat([getattr(field, name) for field in found]) for name in ("local", "light", "camera")
+    )
     return motion.fit(local, light, camera)
 
 
-_OPENED: dict[Path, np.ndarray] = {}  # type: ignore[type-arg]
+_OPENED: dict[Path, npt.NDArray[Any]] = {}
 
 
-def _open(path: Path) -> np.ndarray:  # type: ignore[type-arg]
+def _open(path: Path) -> npt.NDArray[Any]:
     """A cached array, memory-mapped once per process."""
     if path not in _OPENED:
         _OPENED[path] = np.load(path, mmap_mode="r")
     return _OPENED[path]
 
 
-def _pixels(picture: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+def _pixels(picture: npt.NDArray[np.uint8]) -> torch.Tensor:
     """uint8 (H, W, 3) => float (3, H, W), -1..1."""
     return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
@@ -265,7 +290,13 @@ class _bar:
     """A progress bar with ETA on stderr: `with _bar("doing") as advance: advance(done, total)`."""
 
     def __init__(self, title: str) -> None:
-        self.bar = Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+        self.bar = Progress(
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
         self.task = self.bar.add_task(title, total=None)
 
     def __enter__(self) -> Any:

@@ -1,16 +1,17 @@
 """Shipped weights and their cards: one folder a model.
 
-    mini/codec.safetensors      WarpCodec: linear motion core, fusion network     (fp16)
-    mini/generator.safetensors  MapGenerator                                      (fp16)
-    mini/README.md              the card: data, command, time, numbers, limits
+mini/codec.safetensors      WarpCodec: linear motion core, fusion network     (fp16)
+mini/generator.safetensors  MapGenerator                                      (fp16)
+mini/README.md              the card: data, command, time, numbers, limits
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from motionloom.codecs.warp_codec import WarpCodec
@@ -102,7 +103,7 @@ def describe_motions() -> list[tuple[str, str]]:
     return [(word.name, word.line + (" (learned from real clips)" if word.learned else "")) for word in WORDS]
 
 
-def _metadata(kind: str, config: dict[str, object]) -> dict[str, str]:
+def _metadata(kind: str, config: Mapping[str, object]) -> dict[str, str]:
     return {
         "motionloom.format_version": FORMAT_VERSION,
         "motionloom.kind": kind,
@@ -110,13 +111,15 @@ def _metadata(kind: str, config: dict[str, object]) -> dict[str, str]:
     }
 
 
-def _config(path: Path, metadata: dict[str, str], kind: str) -> dict[str, object]:
+def _config(path: Path, metadata: dict[str, str], kind: str) -> dict[str, Any]:
     from motionloom.errors import WeightsError
 
     found = metadata.get("motionloom.kind")
     if found != kind:
-        raise WeightsError(f'"{path}" is a {found or "file of unknown kind"}, expected a {kind}', fix="give the right file")
+        raise WeightsError(
+            f'"{path}" is a {found or "file of unknown kind"}, expected a {kind}', fix="give the right file"
+        )
     if metadata.get("motionloom.format_version") != FORMAT_VERSION:
         raise WeightsError(f'"{path}" was written by another version of the format', fix="update motionloom")
-    config: dict[str, object] = json.loads(metadata["motionloom.config"])
+    config: dict[str, Any] = json.loads(metadata["motionloom.config"])
     return config

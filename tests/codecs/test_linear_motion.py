@@ -44,8 +44,12 @@ def test_mirroring_the_clip_mirrors_the_latent(fitted: tuple[LinearMotion, Motio
     motion, field = fitted
     sign = torch.tensor([-1.0, 1.0])[:, None, None]
     mirrored = MotionField(field.camera.flip(-1) * sign, field.local.flip(-1) * sign, field.light.flip(-1))
-    pattern = torch.cat([torch.tensor([-1.0, 1.0]).repeat(1 + motion.flow_modes), torch.ones(motion.light_modes)])
-    assert torch.allclose(motion.encode(mirrored), motion.encode(field).flip(-1) * pattern[:, None, None], atol=1e-5)
+    pattern = torch.cat(
+        [torch.tensor([-1.0, 1.0]).repeat(1 + motion.flow_modes), torch.ones(motion.light_modes)]
+    )
+    assert torch.allclose(
+        motion.encode(mirrored), motion.encode(field).flip(-1) * pattern[:, None, None], atol=1e-5
+    )
 
 
 def test_more_frames_are_the_same_motion(fitted: tuple[LinearMotion, MotionField]) -> None:

@@ -50,7 +50,9 @@ def test_a_fit_ignores_places_without_weight() -> None:
 def test_frame_units_are_the_same_for_both_axes() -> None:
     xy = places(10, 30)
     assert math.isclose(float(xy[0, 1, 0] - xy[0, 0, 0]), float(xy[1, 0, 1] - xy[0, 0, 1]), rel_tol=1e-5)
-    area = float((xy[..., 0].max() - xy[..., 0].min()) * 30 / 29 * (xy[..., 1].max() - xy[..., 1].min()) * 10 / 9)
+    area = float(
+        (xy[..., 0].max() - xy[..., 0].min()) * 30 / 29 * (xy[..., 1].max() - xy[..., 1].min()) * 10 / 9
+    )
     assert math.isclose(area, 1.0, rel_tol=1e-5)
 
 

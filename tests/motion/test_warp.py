@@ -16,7 +16,10 @@ def test_a_flow_of_whole_pixels_shifts_the_picture(size: tuple[int, int], kernel
     picture = torch.rand(1, 3, height, width)
     unit = (height * width) ** 0.5
     flow = torch.zeros(1, height, width, 2)
-    flow[..., 0], flow[..., 1] = 3 / unit, -2 / unit  # every place shows what lay 3 to its right and 2 above it
+    flow[..., 0], flow[..., 1] = (
+        3 / unit,
+        -2 / unit,
+    )  # every place shows what lay 3 to its right and 2 above it
     moved = warp(picture, flow, kernel)  # type: ignore[arg-type]
     assert torch.allclose(moved[..., 2:, :-3], picture[..., :-2, 3:], atol=2e-4)
 
@@ -40,7 +43,10 @@ def test_half_a_pixel_of_blur_is_made_good() -> None:
     photo = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 66, 66), 3, 1)
     flow = torch.full((1, 64, 64, 2), 0.5 / 64)
     moved = warp(photo, flow)
-    before, after = sharpness(moved) / sharpness(photo), sharpness(as_sharp_as(moved, sharpness(photo))) / sharpness(photo)
+    before, after = (
+        sharpness(moved) / sharpness(photo),
+        sharpness(as_sharp_as(moved, sharpness(photo))) / sharpness(photo),
+    )
     assert before < 0.9 and abs(after - 1) < 0.02
 
 

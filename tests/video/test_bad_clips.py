@@ -355,6 +355,15 @@ def test_limits_come_from_the_header(
         read_clip(path)
 
 
+def test_damage_counts_even_when_no_number_was_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = cut(good_mp4(tmp_path / "clip.mp4"), 0.5)
+    monkeypatch.setattr(read_module, "_expected_frames", lambda *args: len(args[-1].frames))
+    with pytest.raises(InputError, match="truncated or damaged"):
+        read_clip(path)
+
+
 def test_limits_hold_while_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A header may promise less than the data holds."""
     path = encode(

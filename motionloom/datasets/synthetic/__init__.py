@@ -53,4 +53,13 @@ def draw_motion(word: str, rng: np.random.Generator, amplitude: float = 1.0) -> 
     return MOTIONS[word][0](word, rng, amplitude)
 
 
-__all__ = ["MOTIONS", "Motion", "Region", "SyntheticClip", "draw_motion", "random_region", "render", "write_clips"]
+__all__ = [
+    "MOTIONS",
+    "Motion",
+    "Region",
+    "SyntheticClip",
+    "draw_motion",
+    "random_region",
+    "render",
+    "write_clips",
+]

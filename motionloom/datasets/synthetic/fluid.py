@@ -13,7 +13,9 @@ from motionloom.datasets.synthetic.motion import Motion, SmoothNoise, Still
 class Drift(Still):
     """A layer that moves one way while it slowly changes shape: sky-drift (any heading) and flowing-water (downhill)."""
 
-    def __init__(self, word: str, rng: np.random.Generator, speed: float, heading: float, turbulence: float) -> None:
+    def __init__(
+        self, word: str, rng: np.random.Generator, speed: float, heading: float, turbulence: float
+    ) -> None:
         self.word = word
         self.velocity = speed * torch.tensor([math.cos(heading), math.sin(heading)], dtype=torch.float32)
         self.turbulence = turbulence * speed
@@ -35,8 +37,12 @@ class Waves(Still):
         spread = heading + rng.normal(0, 0.35, 4)
         length = rng.uniform(0.2, 0.5, 4)
         k = 2 * math.pi / length
-        self.wave = torch.tensor(np.stack([np.cos(spread), np.sin(spread)]) * k, dtype=torch.float32)  # (2, 4)
-        self.beat = torch.tensor(rng.uniform(1.0, 2.0) * 2 * math.pi * np.sqrt(0.35 / length), dtype=torch.float32)
+        self.wave = torch.tensor(
+            np.stack([np.cos(spread), np.sin(spread)]) * k, dtype=torch.float32
+        )  # (2, 4)
+        self.beat = torch.tensor(
+            rng.uniform(1.0, 2.0) * 2 * math.pi * np.sqrt(0.35 / length), dtype=torch.float32
+        )
         self.phase = torch.tensor(rng.uniform(0, 2 * math.pi, 4), dtype=torch.float32)
         self.height = torch.tensor(height * length / length.sum(), dtype=torch.float32)
 

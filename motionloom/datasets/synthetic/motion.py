@@ -87,7 +87,9 @@ class Region:
         if self.kind == "side":
             depth = along
         else:
-            depth = (1 - ((along / self.radii[0]) ** 2 + (across / self.radii[1]) ** 2).sqrt()) * min(self.radii)
+            depth = (1 - ((along / self.radii[0]) ** 2 + (across / self.radii[1]) ** 2).sqrt()) * min(
+                self.radii
+            )
         mask = torch.sigmoid(depth / self.softness * 4)
         return 1 - mask if self.inverted else mask
 
@@ -116,9 +118,12 @@ class SmoothNoise:
     def __init__(self, rng: np.random.Generator, wavelength: float, waves: int = 6) -> None:
         turn = rng.uniform(0, 2 * np.pi, waves)
         length = 2 * np.pi / (wavelength * rng.uniform(0.7, 1.6, waves))
-        self.wave = torch.tensor(np.stack([np.cos(turn), np.sin(turn)]) * length, dtype=torch.float32)  # (2, waves)
+        self.wave = torch.tensor(
+            np.stack([np.cos(turn), np.sin(turn)]) * length, dtype=torch.float32
+        )  # (2, waves)
         self.phase = torch.tensor(rng.uniform(0, 2 * np.pi, waves), dtype=torch.float32)
 
     def __call__(self, xy: torch.Tensor) -> torch.Tensor:
         """(..., 2) => (...)."""
-        return torch.cos(xy @ self.wave + self.phase).mean(-1) * (2 * len(self.phase)) ** 0.5
+        waves = torch.cos(xy @ self.wave + self.phase)
+        return waves.mean(-1) * float((2 * len(self.phase)) ** 0.5)

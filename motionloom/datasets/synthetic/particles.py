@@ -80,11 +80,16 @@ class Plume(Still):
             x = (self.source[0] + drift * (0.3 + age)) * width
             y = (self.source[1] - self.rise * age * self.life) * height
             radius = size * (0.6 + (0.2 if self.burning else 1.4) * age) * width
-            heat += math.sin(math.pi * age) * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * radius**2))
+            heat += math.sin(math.pi * age) * np.exp(
+                -((columns - x) ** 2 + (rows - y) ** 2) / (2 * radius**2)
+            )
         if self.burning:
             glow = np.stack([heat * 1.2, heat**1.5 * 0.75, heat**3 * 0.35], -1)
-            return np.clip(frame + 255 * glow, 0, 255).astype(np.uint8)
-        return _blend(frame, np.array([190.0, 190.0, 195.0], np.float32), np.clip(0.5 * heat, 0, 0.85)[..., None])
+            lit: Picture = np.clip(frame + 255 * glow, 0, 255).astype(np.uint8)
+            return lit
+        return _blend(
+            frame, np.array([190.0, 190.0, 195.0], np.float32), np.clip(0.5 * heat, 0, 0.85)[..., None]
+        )
 
 
 class Bursts(Still):
@@ -95,7 +100,12 @@ class Bursts(Still):
     def __init__(self, word: str, rng: np.random.Generator, amplitude: float) -> None:
         self.word = word
         self.shells = [
-            (rng.uniform(0.2, 0.8, 2) * [1, 0.7], rng.uniform(0.02, 0.6), rng.uniform(0.6, 1.0, 3), rng.uniform(0.15, 0.3))
+            (
+                rng.uniform(0.2, 0.8, 2) * [1, 0.7],
+                rng.uniform(0.02, 0.6),
+                rng.uniform(0.6, 1.0, 3),
+                rng.uniform(0.15, 0.3),
+            )
             for _ in range(max(1, round(2 * amplitude)))
         ]
         self.angles = rng.uniform(0, 2 * math.pi, 60)
@@ -121,12 +131,16 @@ class Bursts(Still):
                         )
                     )
                 draw.line(ends, fill=int(255 * (1 - age) ** 0.7), width=max(1, width // 200))
-            glow += np.asarray(layer.filter(ImageFilter.GaussianBlur(width / 300)), np.float32)[..., None] * colour
+            glow += (
+                np.asarray(layer.filter(ImageFilter.GaussianBlur(width / 300)), np.float32)[..., None]
+                * colour
+            )
         return np.clip(frame + 1.4 * glow, 0, 255).astype(np.uint8)
 
 
-def _blend(frame: Picture, colour: npt.NDArray[np.float32], cover: Layer) -> Picture:
+def _blend(frame: Picture, colour: npt.NDArray[np.float32], cover: npt.NDArray[np.floating]) -> Picture:
     return np.clip(np.rint(frame * (1 - cover) + colour * cover), 0, 255).astype(np.uint8)
+        return lit
 
 
 def sample_rain(word: str, rng: np.random.Generator, amplitude: float) -> Motion:

@@ -37,7 +37,7 @@ def times(num_frames: int) -> torch.Tensor:
 
 
 def total_flow(parts: Sequence[Part], xy: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-    """Backward flow of all parts, (T, h, w, 2): each masked by its region, later parts looked up where earlier ones point."""
+    """Backward flow of all parts, each in its region, added up: (T, h, w, 2)."""
     flow = torch.zeros(len(tau), *xy.shape)
     for motion, region in parts:
         flow = flow + region(xy)[None, ..., None] * motion.flow(xy, tau)
@@ -46,11 +46,19 @@ def total_flow(parts: Sequence[Part], xy: torch.Tensor, tau: torch.Tensor) -> to
 
 def total_light(parts: Sequence[Part], xy: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
     """Logarithm of the gain of all parts, (T, h, w)."""
-    return sum((region(xy) * motion.light(xy, tau) for motion, region in parts), torch.zeros(len(tau), *xy.shape[:2]))
+    return sum(
+        (region(xy) * motion.light(xy, tau) for motion, region in parts), torch.zeros(len(tau), *xy.shape[:2])
+    )
 
 
-def render(canvas: torch.Tensor, view: tuple[float, float, float, float], parts: Sequence[Part],
-           num_frames: int, height_px: int, width_px: int) -> SyntheticClip:
+def render(
+    canvas: torch.Tensor,
+    view: tuple[float, float, float, float],
+    parts: Sequence[Part],
+    num_frames: int,
+    height_px: int,
+    width_px: int,
+) -> SyntheticClip:
     """Animate a crop of a photo; the camera may look beyond the crop, where the photo goes on.
 
     Args:
@@ -70,7 +78,9 @@ def render(canvas: torch.Tensor, view: tuple[float, float, float, float], parts:
     return SyntheticClip(pictures, flow.numpy() if truth else None, tuple(motion.word for motion, _ in parts))
 
 
-def _look(canvas: torch.Tensor, view: tuple[float, float, float, float], source: torch.Tensor) -> torch.Tensor:
+def _look(
+    canvas: torch.Tensor, view: tuple[float, float, float, float], source: torch.Tensor
+) -> torch.Tensor:
     """Colours of the photo at places given in the crop's frame units: (T, h, w, 2) => (T, 3, h, w)."""
     left, top, width, height = view
     unit_px = (width * height) ** 0.5
@@ -78,10 +88,16 @@ def _look(canvas: torch.Tensor, view: tuple[float, float, float, float], source:
     centre = torch.tensor([left + width / 2, top + height / 2])
     pixels = source * unit_px + centre
     grid = pixels * torch.tensor([2 / photo_width, 2 / photo_height]) - 1
-    blur = max(1.0, unit_px / (source.shape[1] * source.shape[2]) ** 0.5)  # shrink first, so that sampling does not alias
+    blur = max(
+        1.0, unit_px / (source.shape[1] * source.shape[2]) ** 0.5
+    )  # shrink first, so that sampling does not alias
     if blur > 1.2:
         size = (max(8, round(photo_height / blur)), max(8, round(photo_width / blur)))
         canvas = F.interpolate(canvas[None], size, mode="bilinear", antialias=True)[0]
     return F.grid_sample(
-        canvas[None].expand(len(source), -1, -1, -1), grid, mode="bicubic", padding_mode="reflection", align_corners=False
+        canvas[None].expand(len(source), -1, -1, -1),
+        grid,
+        mode="bicubic",
+        padding_mode="reflection",
+        align_corners=False,
     )

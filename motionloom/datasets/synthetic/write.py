@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from motionloom.durable import write_durably, write_text
@@ -75,7 +77,7 @@ def write_clips(
         write_text(path.with_suffix(".txt"), word + "\n")
         if clip.flow is not None:
             flow = clip.flow[:, 2::4, 2::4].astype(np.float16)
-            write_durably(path.with_suffix(".flow.npz"), lambda part, flow=flow: _save_flow(part, flow))
+            write_durably(path.with_suffix(".flow.npz"), partial(_save_flow, flow))
         if progress is not None:
             progress(number + 1, count)
     return written
@@ -87,9 +89,13 @@ def find_photos(folder: Path) -> list[Path]:
     Raises:
         InputError: there is none.
     """
-    found = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = (
+        [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    )
     if not found:
-        raise InputError(f'no photos in "{folder}": expected {", ".join(sorted(SUFFIXES))}', fix="give a folder of photos")
+        raise InputError(
+            f'no photos in "{folder}": expected {", ".join(sorted(SUFFIXES))}', fix="give a folder of photos"
+        )
     return found
 
 
@@ -98,12 +104,19 @@ def as_canvas(path: Path) -> torch.Tensor:
     return torch.from_numpy(read_picture(path).copy()).permute(2, 0, 1).float() / 255
 
 
-def draw_view(height: int, width: int, aspect: float, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random crop (left, top, width, height) of the given aspect, a little inside the photo so that cameras see beyond it."""
+def draw_view(
+    height: int, width: int, aspect: float, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A random crop (left, top, width, height) of an aspect, inside the photo so that cameras see beyond it."""
     largest = min(width, height * aspect)
     crop_width = largest * float(rng.uniform(0.55, 0.9))
     crop_height = crop_width / aspect
-    return float(rng.uniform(0, width - crop_width)), float(rng.uniform(0, height - crop_height)), crop_width, crop_height
+    return (
+        float(rng.uniform(0, width - crop_width)),
+        float(rng.uniform(0, height - crop_height)),
+        crop_width,
+        crop_height,
+    )
 
 
 def _known(motions: Sequence[str] | None, all_words: list[str]) -> list[str]:
@@ -113,11 +126,12 @@ def _known(motions: Sequence[str] | None, all_words: list[str]) -> list[str]:
         if word not in all_words:
             near = difflib.get_close_matches(word, all_words, 1)
             raise ConfigError(
-                f'there is no synthetic motion "{word}"', fix=f'did you mean "{near[0]}"?' if near else f"use one of {', '.join(all_words)}"
+                f'there is no synthetic motion "{word}"',
+                fix=f'did you mean "{near[0]}"?' if near else f"use one of {', '.join(all_words)}",
             )
     return list(motions or all_words)
 
 
-def _save_flow(path: Path, flow: np.ndarray) -> None:  # type: ignore[type-arg]
+def _save_flow(flow: npt.NDArray[np.float16], path: Path) -> None:
     with path.open("wb") as file:
         np.savez_compressed(file, flow=flow)

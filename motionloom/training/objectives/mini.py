@@ -29,7 +29,7 @@ class MiniDecoderObjective:
     def __init__(self, codec: WarpCodec) -> None:
         self.codec = codec
         self.networks: dict[str, nn.Module] = {"codec": codec}
-        self.ema_networks = ("codec",)
+        self.ema_networks: tuple[str, ...] = ("codec",)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"decoder": list(self.codec.fusion.parameters())}
@@ -37,7 +37,9 @@ class MiniDecoderObjective:
     def losses(
         self, batch: dict[str, Tensor], step: int, generator: torch.Generator
     ) -> Iterator[tuple[str, Tensor, dict[str, float]]]:
-        """Batch: photo (B, 3, H, W), frames (B, N, 3, H, W), index (B, N), camera (B, N, 64, 64, 2), latents (B, d, h, w)."""
+        """Batch: photo (B, 3, H, W), frames (B, N, 3, H, W), index (B, N), camera (B, N, 64, 64, 2), latents
+        (B, d, h, w).
+        """
         latents = batch["latents"]
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
         drawn, moved, correction, keep = self.draw(batch, latents + LATENT_NOISE * noise)
@@ -59,29 +61,31 @@ class MiniDecoderObjective:
             rows = torch.arange(len(index))[:, None]
             local = field.local[rows, index].flatten(0, 1)  # (B N, 2, h, w)
             light = field.light[rows, index].flatten(0, 1)
-            fine = (latents.shape[-2] * FINE, latents.shape[-1] * FINE)
-            flow = batch["camera"].flatten(0, 1) + resize_maps(local, *fine).permute(0, 2, 3, 1)
-            light = resize_maps(light[:, None], *fine)[:, 0]
+            fine_h, fine_w = latents.shape[-2] * FINE, latents.shape[-1] * FINE
+            flow = batch["camera"].flatten(0, 1) + resize_maps(local, fine_h, fine_w).permute(0, 2, 3, 1)
+            light = resize_maps(light[:, None], fine_h, fine_w)[:, 0]
             photo = batch["photo"].repeat_interleave(count, 0)
-            small = resize_maps(photo, *fine)
+            small = resize_maps(photo, fine_h, fine_w)
             coarse = brighten(warp(small, flow, "bilinear"), light)
             tau = (index.flatten() / (motion.num_frames - 1)).float()
         told = latents.repeat_interleave(count, 0)
         correction, keep, residual = self.codec.fusion(small, coarse, flow, light, tau, told)
         with torch.autocast(latents.device.type, enabled=False):
-            size = photo.shape[-2:]
-            full = resize_maps((flow.permute(0, 3, 1, 2) + correction), *size, "bilinear").permute(0, 2, 3, 1)
-            bright = resize_maps(light[:, None], *size, "bilinear")[:, 0]
+            height, width = photo.shape[-2:]
+            full = resize_maps((flow.permute(0, 3, 1, 2) + correction), height, width, "bilinear").permute(
+                0, 2, 3, 1
+            )
+            bright = resize_maps(light[:, None], height, width, "bilinear")[:, 0]
             drawn = fuse(brighten(warp(photo, full, "bilinear"), bright), keep, residual)
             with torch.no_grad():
-                still = resize_maps(flow.permute(0, 3, 1, 2), *size, "bilinear").permute(0, 2, 3, 1)
+                still = resize_maps(flow.permute(0, 3, 1, 2), height, width, "bilinear").permute(0, 2, 3, 1)
                 moved = brighten(warp(photo, still, "bilinear"), bright)
         return drawn, moved, correction, keep
 
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> npt.NDArray[np.uint8] | None:
         """Photo, true frame and drawn frame side by side, one row a sample."""
         with torch.no_grad():
-            drawn = self.draw(batch, batch["latents"])[0].unflatten(0, batch["index"].shape)
+            drawn = torch.unflatten(self.draw(batch, batch["latents"])[0], 0, batch["index"].shape)
         rows = torch.cat(
             [batch["photo"][:, None].expand_as(drawn), batch["frames"], drawn], -1
         )  # (B, N, 3, H, 3 W)
@@ -100,7 +104,7 @@ class MiniGeneratorObjective:
     def __init__(self, generator: MapGenerator) -> None:
         self.generator = generator
         self.networks: dict[str, nn.Module] = {"generator": generator}
-        self.ema_networks = ("generator",)
+        self.ema_networks: tuple[str, ...] = ("generator",)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"generator": list(self.generator.parameters())}
@@ -119,7 +123,8 @@ class MiniGeneratorObjective:
         )  # a little more noise than signal: the motion is decided there
         noise = normal(*latents.shape)
         at = time[:, None, None, None]
-        told = self.generator.tell(batch["photo"], *latents.shape[-2:], batch["offset"])
+        h, w = latents.shape[-2:]
+        told = self.generator.tell(batch["photo"], h, w, batch["offset"])
         condition = told.with_map(batch["map"])
         predicted = self.generator((1 - at) * latents + at * noise, 1000 * time, condition)
         error = (predicted.float() - (noise - latents)).square()
