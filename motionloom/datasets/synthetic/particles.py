@@ -139,8 +139,8 @@ class Bursts(Still):
 
 
 def _blend(frame: Picture, colour: npt.NDArray[np.float32], cover: npt.NDArray[np.floating]) -> Picture:
-    return np.clip(np.rint(frame * (1 - cover) + colour * cover), 0, 255).astype(np.uint8)
-        return lit
+    mixed: Picture = np.clip(np.rint(frame * (1 - cover) + colour * cover), 0, 255).astype(np.uint8)
+    return mixed
 
 
 def sample_rain(word: str, rng: np.random.Generator, amplitude: float) -> Motion:
