@@ -78,7 +78,9 @@ class LinearMotion(nn.Module):
         count = num_frames or self.num_frames
         return MotionField(
             camera,
-            torch.einsum("kt,bkchw->btchw", at_rate(self.flow_basis, count), torch.unflatten(local, 1, (-1, 2))),
+            torch.einsum(
+                "kt,bkchw->btchw", at_rate(self.flow_basis, count), torch.unflatten(local, 1, (-1, 2))
+            ),
             torch.einsum("gt,bghw->bthw", at_rate(self.light_basis, count), light),
         )
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from motionloom.training.objectives.base import Objective
     from motionloom.training.recipe import Recipe
 
+SIDE_PX, PLACES = 128, 16  # a sample's picture, and its latent grid
+
 WORDS_OF_GROUPS = {
     "clouds_timelapse": "clouds",
     "waterfall_flow": "waterfall",
@@ -114,6 +116,20 @@ class MiniStage(Stage):
             )
         return motion
 
+    def clips(self, recipe: Recipe) -> TrainingDataset:
+        """What a dry run checks: that photos and clips are there. Nothing is cut or rendered."""
+        photos = training_photos(Path(self.material.photos), self.material.held_out_photos)
+        clips = sorted(Path(self.material.clips).glob("*/*.mp4"))
+        if self.real and not clips:
+            raise InputError(
+                f'no clips in "{self.material.clips}"', fix="give a folder of <group>/<name>.mp4"
+            )
+        sample = {name: value[0] for name, value in self.example_batch(recipe, 1).items()}
+        return Planned(self.synthetic + self.real, sample, (f"{len(photos)} photos", f"{len(clips)} clips"))
+
+    def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
     def samples(self, name: str, rendered: bool) -> list[Path]:
         from motionloom.datasets.motion_samples import build_real, build_synthetic
 
@@ -144,6 +160,16 @@ class MiniDecoder(MiniStage):
     def dataset(self, recipe: Recipe) -> TrainingDataset:
         return DrawnClips(self.samples("drawn", rendered=True), self.frames_a_clip, recipe.seed)
 
+    def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, torch.Tensor]:
+        picture, count = (3, SIDE_PX, SIDE_PX), self.frames_a_clip
+        return {
+            "photo": torch.zeros(batch_size, *picture),
+            "frames": torch.zeros(batch_size, count, *picture),
+            "index": torch.ones(batch_size, count, dtype=torch.long),
+            "camera": torch.zeros(batch_size, count, 4 * PLACES, 4 * PLACES, 2),
+            "latents": torch.zeros(batch_size, 2 + 2 * self.flow_modes + self.light_modes, PLACES, PLACES),
+        }
+
 
 class MiniGenerator(MiniStage):
     kind: Literal["mini-generator"]
@@ -158,19 +184,42 @@ class MiniGenerator(MiniStage):
         from motionloom.denoisers.map_generator import MapGenerator, MapGeneratorConfig
         from motionloom.training.objectives.mini import MiniGeneratorObjective
 
-        channels = LinearMotion(self.flow_modes, self.light_modes).channels
+        motion = LinearMotion(self.flow_modes, self.light_modes) if dry_run else self.linear_core()
         config = MapGeneratorConfig(
-            latent_channels=channels,
+            latent_channels=motion.channels,
             base=self.base,
             multipliers=tuple(self.multipliers),
             res_blocks=self.res_blocks,
             content_channels=self.content_channels,
             dropout=self.dropout,
         )
-        return MiniGeneratorObjective(MapGenerator(config))
+        return MiniGeneratorObjective(MapGenerator(config), motion)
 
     def dataset(self, recipe: Recipe) -> TrainingDataset:
         return MappedMotions(self.samples("mapped", rendered=False), recipe.seed)
+
+    def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, torch.Tensor]:
+        from motionloom.conditions.words import WORDS
+
+        return {
+            "photo": torch.zeros(batch_size, 3, SIDE_PX, SIDE_PX),
+            "map": torch.zeros(batch_size, len(WORDS), PLACES, PLACES),
+            "offset": torch.zeros(batch_size, 2),
+            "latents": torch.zeros(batch_size, 2 + 2 * self.flow_modes + self.light_modes, PLACES, PLACES),
+        }
+
+
+class Planned(TrainingDataset):
+    """Samples that are not made yet: their number and shape."""
+
+    def __init__(self, count: int, sample: dict[str, torch.Tensor], notes: tuple[str, ...]) -> None:
+        self.count, self.sample, self.notes = count, sample, notes
+
+    def __len__(self) -> int:
+        return self.count
+
+    def at(self, epoch: int, index: int) -> dict[str, Any]:
+        return self.sample
 
 
 class CachedSamples(TrainingDataset):

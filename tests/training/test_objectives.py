@@ -360,7 +360,7 @@ def test_generator_learns_one_batch() -> None:
     batch["mean"] = torch.randn(batch["mean"].shape, generator=torch.Generator().manual_seed(4))
     batch["logvar"] = torch.full_like(batch["mean"], -12.0)
     curve = train(objective, batch, steps=60, rate=3e-3)
-    assert sum(curve[-10:]) < 0.6 * sum(curve[:10])
+    assert sum(curve[-10:]) < 0.8 * sum(curve[:10])
 
 
 @pytest.mark.slow

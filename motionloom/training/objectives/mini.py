@@ -11,10 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from motionloom.codecs.linear_motion import LinearMotion
 from motionloom.codecs.warp_codec import FINE, WarpCodec, brighten, fuse
 from motionloom.denoisers.map_generator import MapGenerator
+from motionloom.motion.colours import flow_colours
 from motionloom.motion.grid import resize_maps
 from motionloom.motion.warp import warp
+from motionloom.sampling.loop import sample
+from motionloom.sampling.schedules import rectified_flow
 
 LATENT_NOISE = 0.05  # the decoder learns to live with the generator's errors
 
@@ -101,8 +105,8 @@ class MiniDecoderObjective:
 class MiniGeneratorObjective:
     """Rectified flow on motion latents: predict noise - latents at logit-normal times."""
 
-    def __init__(self, generator: MapGenerator) -> None:
-        self.generator = generator
+    def __init__(self, generator: MapGenerator, motion: LinearMotion) -> None:
+        self.generator, self.motion = generator, motion
         self.networks: dict[str, nn.Module] = {"generator": generator}
         self.ema_networks: tuple[str, ...] = ("generator",)
 
@@ -138,7 +142,25 @@ class MiniGeneratorObjective:
         )
 
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> npt.NDArray[np.uint8] | None:
-        return None
+        """Photo, true flow and generated flow as colours, one row a sample."""
+        photo, latents = batch["photo"][:8], batch["latents"][:8]
+        h, w = latents.shape[-2:]
+        noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
+        with torch.no_grad():
+            told = self.generator.tell(photo, h, w, batch["offset"][:8]).with_map(batch["map"][:8])
+            made = sample(self.generator, rectified_flow(), noise, told, 10, None)
+        flows = [self._colours(z, photo.shape[-1]) for z in (latents, made)]  # each (B, T, 3, H, W)
+        rows = torch.cat([photo[:, None].expand_as(flows[0]), *flows], -1)
+        return _pictures(rows.permute(1, 2, 0, 3, 4).flatten(2, 3))
+
+    def _colours(self, latents: Tensor, side_px: int) -> Tensor:
+        """(B, d, h, w) => (B, T, 3, side, side), -1..1."""
+        field = self.motion.decode(latents.float().cpu())
+        tau = torch.linspace(0, 1, self.motion.num_frames)[:, None, None, None]
+        flow = field.camera[:, None] * tau + field.local  # (B, T, 2, h, w)
+        colours = flow_colours(flow.permute(0, 1, 3, 4, 2), 0.15).permute(0, 1, 4, 2, 3)
+        big = resize_maps(colours.flatten(0, 1), side_px, side_px, "bilinear")
+        return torch.unflatten(big, 0, flow.shape[:2]).to(latents) * 2 - 1
 
     def export(self, folder: Path) -> None:
         from motionloom.zoo import save_generator
