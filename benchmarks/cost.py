@@ -31,12 +31,23 @@ def mini(frames: int) -> dict[str, Any]:
     marks: dict[str, list[float]] = {}
     generate(base, picture, ["zoom-in"], frames=4, steps=2)  # first calls allocate
     started = time.monotonic()
-    generate(base, picture, ["zoom-in"], frames=frames, progress=lambda stage, *_: marks.setdefault(stage, []).append(time.monotonic()))
+    generate(
+        base,
+        picture,
+        ["zoom-in"],
+        frames=frames,
+        progress=lambda stage, *_: marks.setdefault(stage, []).append(time.monotonic()),
+    )
     ended = time.monotonic()
     motion, drawing = marks["denoising"][-1] - started, ended - marks["denoising"][-1]
     return {
-        "frames": frames, "load_s": loaded - began, "motion_s": motion, "decode_s": drawing,
-        "decode_s_per_frame": drawing / frames, "total_s": ended - started, "peak_mib": _peak_mib(),
+        "frames": frames,
+        "load_s": loaded - began,
+        "motion_s": motion,
+        "decode_s": drawing,
+        "decode_s_per_frame": drawing / frames,
+        "total_s": ended - started,
+        "peak_mib": _peak_mib(),
     }
 
 
@@ -63,8 +74,14 @@ def paper(frames: int) -> dict[str, Any]:
         began = time.monotonic()
         codec.decode(z, photo)
         decode = time.monotonic() - began
-    return {"frames": frames, "step_s": step, "motion_200_steps_s": 200 * step, "motion_20_steps_s": 20 * step,
-            "decode_s": decode, "peak_mib": _peak_mib()}
+    return {
+        "frames": frames,
+        "step_s": step,
+        "motion_200_steps_s": 200 * step,
+        "motion_20_steps_s": 20 * step,
+        "decode_s": decode,
+        "peak_mib": _peak_mib(),
+    }
 
 
 def _peak_mib() -> float:
@@ -72,7 +89,9 @@ def _peak_mib() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-o", "--out", type=Path)
     parser.add_argument("--case", help="run one case in this process: mini:16 or paper:16")
     arguments = parser.parse_args()
@@ -82,7 +101,9 @@ def main() -> None:
         return
     numbers = {}
     for case in ("mini:16", "mini:32", "mini:64", "mini:128", "paper:16"):
-        done = subprocess.run([sys.executable, __file__, "--case", case], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "--case", case], capture_output=True, text=True, check=True
+        )
         numbers[case] = json.loads(done.stdout.splitlines()[-1])
         print(case, numbers[case], flush=True)
     if arguments.out:

@@ -187,13 +187,10 @@ class WarpCodec(Codec, nn.Module):
         drawn = brighten(warp(photo, flow, "bilinear"), light)
         told = latents.float().expand(len(local), -1, -1, -1)
         correction, keep, residual = self.fusion(photo, drawn, flow, light, times.elapsed, told)
-        correction = correction * at_fine.local
-        lost = F.max_pool2d(
-            outside(flow), 3, 1, 1
-        )  # the network may paint where something moves by itself, or is new
-        return Plan(
-            times.camera, rates, local, correction, light, keep, residual * at_fine.local.maximum(lost), where
-        )
+        # the network acts where something moves by itself, and where the camera finds nothing in the photo
+        active = F.max_pool2d(outside(flow), 3, 1, 1).maximum(at_fine.local)
+        keep, residual = 1 - (1 - keep) * active, residual * active
+        return Plan(times.camera, rates, local, correction * at_fine.local, light, keep, residual, where)
 
     def flow(self, plan: Plan, index: int, height: int, width: int) -> Tensor:
         """Backward flow of one frame at any size: (1, H, W, 2), frame units."""

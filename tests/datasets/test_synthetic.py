@@ -66,13 +66,22 @@ def test_words_name_what_the_camera_does(word: str, direction: tuple[int, int]) 
 def test_zoom_in_grows_and_rotate_left_turns_counter_clockwise() -> None:
     right = torch.tensor([[[0.3, 0.0]]])  # a place right of the middle
     rng = np.random.default_rng(0)
-    assert -draw_motion("zoom-in", rng).flow(right, torch.ones(1))[0, 0, 0, 0] > 0  # what was there went outwards
+    assert (
+        -draw_motion("zoom-in", rng).flow(right, torch.ones(1))[0, 0, 0, 0] > 0
+    )  # what was there went outwards
     assert -draw_motion("rotate-left", rng).flow(right, torch.ones(1))[0, 0, 0, 1] < 0  # and upwards
 
 
 def test_a_region_confines_its_motion(canvas: torch.Tensor) -> None:
     region = Region("side", (0.0, 0.0), 0.0, softness=0.02)  # the right half
-    clip = render(canvas, (24.0, 8.0, 80.0, 80.0), [(draw_motion("pan-up", np.random.default_rng(0)), region)], 4, 64, 64)
+    clip = render(
+        canvas,
+        (24.0, 8.0, 80.0, 80.0),
+        [(draw_motion("pan-up", np.random.default_rng(0)), region)],
+        4,
+        64,
+        64,
+    )
     assert clip.flow is not None
     assert np.abs(clip.flow[-1, :, :26]).max() < 1e-2 < 0.1 < np.abs(clip.flow[-1, :, 40:]).max()
 
@@ -95,7 +104,9 @@ def photos(tmp_path: Path, canvas: torch.Tensor) -> Path:
 def test_clips_are_written_with_word_and_flow_and_repeat_bit_for_bit(photos: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     words = ["zoom-in", "rain"]
-    one = write_clips(photos, tmp_path / "one", 3, words, frames=4, size_px=32, progress=lambda *at: seen.append(at))
+    one = write_clips(
+        photos, tmp_path / "one", 3, words, frames=4, size_px=32, progress=lambda *at: seen.append(at)
+    )
     two = write_clips(photos, tmp_path / "two", 3, words, frames=4, size_px=32)
     assert [path.name for path in one] == ["00000_zoom-in.mp4", "00001_rain.mp4", "00002_zoom-in.mp4"]
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]

@@ -33,7 +33,9 @@ def motion() -> LinearMotion:
 @pytest.fixture(scope="module")
 def canvases() -> list[torch.Tensor]:
     torch.manual_seed(0)
-    return [torch.nn.functional.interpolate(torch.rand(1, 3, 20, 20), (160, 160), mode="bicubic").clamp(0, 1)[0]]
+    return [
+        torch.nn.functional.interpolate(torch.rand(1, 3, 20, 20), (160, 160), mode="bicubic").clamp(0, 1)[0]
+    ]
 
 
 def test_the_decoder_learns_and_starts_at_the_linear_core(
@@ -92,7 +94,9 @@ def test_the_generator_learns_and_its_export_answers_alike(
     assert difference.abs().max() < 2e-2  # fp16 weights
 
 
-def test_samples_repeat_from_their_seed(motion: LinearMotion, canvases: list[torch.Tensor], tmp_path: Path) -> None:
+def test_samples_repeat_from_their_seed(
+    motion: LinearMotion, canvases: list[torch.Tensor], tmp_path: Path
+) -> None:
     one = build_synthetic(canvases, motion, tmp_path / "one", 3, 5, rendered=False)
     two = build_synthetic(canvases, motion, tmp_path / "two", 2, 5, rendered=False)
     for name in ("photos", "latents", "maps", "offsets"):
