@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionloom.codecs.warp_codec import Once, WarpCodec, Where
+from motionloom.codecs.run import Once
+from motionloom.codecs.warp_codec import WarpCodec, Where
 from motionloom.conditions.asked import Asked
 from motionloom.conditions.words import WORDS
 from motionloom.datasets.motion_samples import (

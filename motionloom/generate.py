@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from motionloom.codecs.warp_codec import Loop, Once
+from motionloom.codecs.run import Loop, Once
 from motionloom.conditions.asked import Asked, Weight, read_asked
 from motionloom.denoisers.catalog import Base
 from motionloom.durable import sha256_of
@@ -97,10 +97,10 @@ def generate(
     latents = sample(
         base.woven(asked), base.schedule(), noise, told, num_steps, None, _stage(progress, "denoising")
     )
-    where, path = base.where(asked, *picture.shape[:2]), Loop() if loop else Once()
-    drawn = base.codec.decode(latents, pixels, count, where, path, _stage(progress, "drawing"))
+    where, run = base.where(asked, *picture.shape[:2]), Loop() if loop else Once()
+    drawn = base.codec.decode(latents, pixels, count, where, run, _stage(progress, "drawing"))
     if overscan:
-        top, left, height, width = base.codec.safe_view(latents, pixels, count, where, path)
+        top, left, height, width = base.codec.safe_view(latents, pixels, count, where, run)
         drawn = drawn[..., top : top + height, left : left + width]
     settings |= {
         "base": base.name,

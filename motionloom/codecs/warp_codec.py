@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motionloom.codecs.base import Codec
+from motionloom.codecs.fusion_net import FusionNet
 from motionloom.codecs.linear_motion import LIGHT_OFFSET, LinearMotion, MotionField
+from motionloom.codecs.run import Once, Run, Times
 from motionloom.errors import InputError
 from motionloom.motion.camera_path import displacement, fit_rates
 from motionloom.motion.grid import latent_grid, places, resize_maps
@@ -28,8 +30,6 @@ from motionloom.motion.sharpness import as_sharp_as, sharpness
 from motionloom.motion.warp import outside, warp
 
 FINE = 4  # FusionNet's places per place of the latent grid
-FLOW_GAIN = 10.0  # frame units -> about unit scale, for the network
-LARGEST_CORRECTION = 0.04  # frame units
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class WarpCodec(Codec, nn.Module):
         first_frame: Tensor,
         num_frames: int | None = None,
         where: Where | None = None,
-        path: Path | None = None,
+        run: Run | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Latents and a photo of any size => frames.
@@ -123,21 +123,20 @@ class WarpCodec(Codec, nn.Module):
             first_frame: (1, 3, H, W), -1..1.
             num_frames: T; the same motion at another frame rate.
             where: see `Where`; default everywhere.
-            path: how the motion runs along the clip; default `Once`: frame 0 is the photo, bit for bit.
+            run: how the motion runs along the clip; default `Once`: frame 0 is the photo, bit for bit.
             progress: called with (frames done, frames in all).
 
         Returns:
             (1, 3, T, H, W), -1..1.
         """
         count = num_frames or self.motion.num_frames
-        path, where = path or Once(), where or Where.everywhere(*latents.shape[-2:])
-        plan = self.plan(latents, first_frame, path.times(count), where)
+        run, where = run or Once(), where or Where.everywhere(*latents.shape[-2:])
+        plan = self.plan(latents, first_frame, run.times(count), where)
         target = sharpness(first_frame)
+        draw_moment = partial(self.frame, plan, first_frame)
         frames = []
         for index in range(count):
-            frame = (
-                first_frame if index == 0 else as_sharp_as(path.frame(self, plan, first_frame, index), target)
-            )
+            frame = first_frame if index == 0 else as_sharp_as(run.frame(draw_moment, index, count), target)
             frames.append(frame.clamp(-1, 1))
             if progress is not None:
                 progress(index + 1, count)
@@ -145,14 +144,14 @@ class WarpCodec(Codec, nn.Module):
 
     @torch.no_grad()
     def safe_view(
-        self, latents: Tensor, first_frame: Tensor, num_frames: int, where: Where, path: Path
+        self, latents: Tensor, first_frame: Tensor, num_frames: int, where: Where, run: Run
     ) -> tuple[int, int, int, int]:
         """The largest middle part of the frame that never shows what lies beyond the photo.
 
         Returns:
             (top, left, height, width) in pixels, even sizes.
         """
-        plan = self.plan(latents, first_frame, path.times(num_frames), where)
+        plan = self.plan(latents, first_frame, run.times(num_frames), where)
         height, width = first_frame.shape[-2:]
         rows, columns = 8 * latents.shape[-2], 8 * latents.shape[-1]
         lost = torch.cat(
@@ -170,15 +169,9 @@ class WarpCodec(Codec, nn.Module):
         """The motion of every frame, ready to be drawn: one photo."""
         field = self.motion.decode(latents.float(), times.resolution)
         rates = _rigid(field.camera[0], where)
-        local, light = (
-            field.local[0][times.local] - times.from_end * field.local[0][-1:],
-            field.light[0][times.local],
-        )
-        light = (
-            light
-            - (times.from_end if isinstance(times.from_end, float) else times.from_end[..., 0])
-            * field.light[0][-1:]
-        )
+        back = times.from_end[:, None, None]
+        local = field.local[0][times.local] - back[..., None] * field.local[0][-1:]
+        light = field.light[0][times.local] - back * field.light[0][-1:]
         fine = (latents.shape[-2] * FINE, latents.shape[-1] * FINE)
         photo = resize_maps(first_frame.float(), *fine).expand(len(local), -1, -1, -1)
         at_fine = where.at(*fine)
@@ -210,70 +203,6 @@ class WarpCodec(Codec, nn.Module):
 
 
 @dataclass(frozen=True)
-class Times:
-    """Where along the motion each drawn frame lies.
-
-    Attributes:
-        camera: (N,), tau of the camera path.
-        local: (N,) long, which of `resolution` moments of the local motion.
-        from_end: (N, 1, 1, 1) or 0.0: 1 where the local motion is counted back from its end.
-        elapsed: (N,), how far from the photo, 0..1.
-        resolution: moments the local motion is decoded at.
-    """
-
-    camera: Tensor
-    local: Tensor
-    from_end: Tensor | float
-    elapsed: Tensor
-    resolution: int
-
-
-class Path(Protocol):
-    """How a motion runs along a clip."""
-
-    def times(self, num_frames: int) -> Times:
-        """The moments that have to be drawn."""
-        ...
-
-    def frame(self, codec: WarpCodec, plan: Plan, photo: Tensor, index: int) -> Tensor:
-        """Frame `index` >= 1 of the clip, from the moments drawn: (1, 3, H, W)."""
-        ...
-
-
-class Once:
-    """From the photo to the end of the motion."""
-
-    def times(self, num_frames: int) -> Times:
-        tau = torch.linspace(0, 1, num_frames) if num_frames > 1 else torch.zeros(1)
-        return Times(tau, torch.arange(num_frames), 0.0, tau, num_frames)
-
-    def frame(self, codec: WarpCodec, plan: Plan, photo: Tensor, index: int) -> Tensor:
-        return codec.frame(plan, photo, index)
-
-
-@dataclass(frozen=True)
-class Loop:
-    """A clip that ends where it began: the camera goes out and back; what moves by itself fades into its own past.
-
-    At phase p = t / T the local motion is drawn twice, p after the photo and 1 - p before it, and mixed by p: both ends
-    of the clip show the photo (as cinemagraphs are looped; not in the paper).
-    """
-
-    def times(self, num_frames: int) -> Times:
-        phase = torch.arange(num_frames) / num_frames
-        camera = (1 - torch.cos(2 * torch.pi * phase)) / 2
-        before = torch.cat([torch.zeros(num_frames), torch.ones(num_frames)])[:, None, None]
-        moments = torch.arange(num_frames).repeat(2)
-        elapsed = torch.cat([phase, 1 - phase])
-        return Times(camera.repeat(2), moments, before[..., None], elapsed, num_frames + 1)
-
-    def frame(self, codec: WarpCodec, plan: Plan, photo: Tensor, index: int) -> Tensor:
-        count = len(plan.tau) // 2
-        after, before = codec.frame(plan, photo, index), codec.frame(plan, photo, count + index)
-        return torch.lerp(after, before, index / count)
-
-
-@dataclass(frozen=True)
 class Plan:
     """Everything the frames of one clip are drawn from: N moments, a coarse (h, w) and a fine grid (4 h, 4 w).
 
@@ -296,85 +225,6 @@ class Plan:
     keep: Tensor
     residual: Tensor
     where: Where
-
-
-class FusionNet(nn.Module):
-    """Flow correction, detail mask and residual of each frame, from the coarsely drawn frame; frames are independent.
-
-    A small U-Net over three scales; the motion latent joins at the coarsest, which is its own grid.
-    """
-
-    def __init__(self, latent_channels: int, width: int = 24) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3 + 3 + 2 + 1 + 1 + 1, width, 3, padding=1)
-        self.fine = Block(width, width)
-        self.middle = nn.ModuleList([Block(width, 2 * width), Block(2 * width, 2 * width)])
-        self.coarse = nn.ModuleList(
-            [Block(2 * width + latent_channels, 4 * width), Block(4 * width, 4 * width)]
-        )
-        self.up_middle = Block(6 * width, 2 * width)
-        self.up_fine = Block(3 * width, width)
-        self.out = nn.Conv2d(width, 6, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        assert self.out.bias is not None
-        nn.init.zeros_(self.out.bias)
-
-    def forward(
-        self, photo: Tensor, drawn: Tensor, flow: Tensor, light: Tensor, tau: Tensor, latents: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """All at the fine grid (N, ., h, w) but latents, which are at a quarter of it.
-
-        Args:
-            photo, drawn: (N, 3, h, w), -1..1.
-            flow: (N, h, w, 2), frame units.
-            light: (N, h, w).
-            tau: (N,), 0..1.
-            latents: (N, d, h / 4, w / 4).
-
-        Returns:
-            correction (N, 2, h, w) in frame units, keep (N, 1, h, w) in 0..1, residual (N, 3, h, w); at tau = 0
-            exactly 0, 1 and 0, and a fresh network returns these everywhere.
-        """
-        clock = tau[:, None, None, None].expand(-1, 1, *photo.shape[-2:])
-        x0 = torch.cat(
-            [photo, drawn, FLOW_GAIN * flow.permute(0, 3, 1, 2), light[:, None], outside(flow), clock], 1
-        )
-        x0 = self.fine(self.stem(x0))
-        x1 = F.avg_pool2d(x0, 2)
-        for block in self.middle:
-            x1 = block(x1)
-        x2 = torch.cat([F.avg_pool2d(x1, 2), latents], 1)
-        for block in self.coarse:
-            x2 = block(x2)
-        x1 = self.up_middle(torch.cat([F.interpolate(x2, scale_factor=2.0), x1], 1))
-        x0 = self.up_fine(torch.cat([F.interpolate(x1, scale_factor=2.0), x0], 1))
-        correction, fade, residual = self.out(x0).float().split([2, 1, 3], 1)
-        begin = -torch.expm1(-8 * tau)[:, None, None, None]  # 0 at the photo, 1 soon after
-        return (
-            begin * LARGEST_CORRECTION * torch.tanh(correction),
-            1 - begin * torch.tanh(fade).clamp_min(0),
-            begin * residual,
-        )
-
-
-class Block(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))))))."""
-
-    def __init__(self, in_width: int, out_width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.GroupNorm(_groups(in_width), in_width),
-            nn.SiLU(),
-            nn.Conv2d(in_width, out_width, 3, padding=1),
-            nn.GroupNorm(_groups(out_width), out_width),
-            nn.SiLU(),
-            nn.Conv2d(out_width, out_width, 3, padding=1),
-        )
-        self.skip = nn.Identity() if in_width == out_width else nn.Conv2d(in_width, out_width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.skip(x) + self.body(x)
-        return out
 
 
 def draw(photo: Tensor, flow: Tensor, light: Tensor) -> Tensor:
@@ -447,7 +297,3 @@ def _flow(rates: Tensor, tau: Tensor, local: Tensor, where: Where) -> Tensor:
     height, width = where.local.shape
     moved = resize_maps(local, height, width) * where.local
     return _camera(rates, tau, height, width, where) + moved.permute(0, 2, 3, 1)
-
-
-def _groups(width: int) -> int:
-    return next(groups for groups in (8, 4, 2, 1) if width % groups == 0)

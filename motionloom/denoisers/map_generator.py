@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from motionloom.codecs.warp_codec import Block
+from motionloom.codecs.fusion_net import Block
 from motionloom.conditions.words import WORDS
 from motionloom.denoisers.base import MotionCondition, PredictionType
 from motionloom.denoisers.motion_unet import MotionUNet, MotionUNetConfig

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from motionloom.codecs.linear_motion import LinearMotion
-from motionloom.codecs.warp_codec import Loop, Once, WarpCodec, Where, fuse
+from motionloom.codecs.run import Loop, Once
+from motionloom.codecs.warp_codec import WarpCodec, Where, fuse
 from motionloom.motion.camera_path import fit_rates
 from motionloom.motion.grid import places
 
@@ -71,7 +72,7 @@ def test_nothing_moves_where_nothing_was_asked(codec: WarpCodec, photo: torch.Te
 def test_a_loop_is_continuous_over_its_seam(codec: WarpCodec, photo: torch.Tensor) -> None:
     smooth = torch.nn.functional.interpolate(photo[..., ::8, ::8], size=(48, 64), mode="bicubic").clamp(-1, 1)
     latents = 0.5 * torch.randn(1, codec.motion.channels, 12, 16)
-    frames = codec.decode(latents, smooth, 24, path=Loop())[0]
+    frames = codec.decode(latents, smooth, 24, run=Loop())[0]
     steps = [(frames[:, (i + 1) % 24] - frames[:, i]).abs().mean().item() for i in range(24)]
     assert steps[-1] < 1.5 * max(steps[:-1])
     once = codec.decode(latents, smooth, 24)[0]
