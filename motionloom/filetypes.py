@@ -62,6 +62,15 @@ def describe_content(head: bytes) -> str:
     return _describe_text(head)
 
 
+def remedy_for(content: str, otherwise: str) -> str:
+    """What to do about a file of this content (as `describe_content` names it) where another kind was expected."""
+    if "Git-LFS" in content:
+        return "run `git lfs pull` in its repository"
+    if "web page" in content or "JSON" in content:
+        return "download it again; the server sent an error page"
+    return otherwise
+
+
 def _describe_text(head: bytes) -> str:
     if any(byte < 9 or 13 < byte < 32 for byte in head):  # control characters: no text
         return ""

@@ -30,7 +30,7 @@ from torch import nn
 
 from motionloom.durable import write_durably
 from motionloom.errors import ResourceError, WeightsError
-from motionloom.filetypes import describe_content, open_head
+from motionloom.filetypes import describe_content, open_head, remedy_for
 
 MAX_HEADER_BYTES = 32 * 1024 * 1024  # real headers stay below 3 MB; a larger one is an attack or not a header
 MAX_TENSOR_AXES = 16
@@ -232,14 +232,12 @@ def _refuse_start(path: Path, head: bytes, header_bytes: int, size_bytes: int) -
     if size_bytes < 8:
         _refuse(path, f"truncated: it has {size_bytes} bytes, a header alone needs more than 8", again)
     content = describe_content(head)
-    if "Git-LFS" in content:
-        _refuse(path, f"it is {content}", "run `git lfs pull` in its repository")
-    if "web page" in content or "JSON" in content:
-        _refuse(path, f"it looks like {content}", "download it again; the server sent an error page")
     if "pickle" in content or "archive" in content:
         _refuse(path, f"it is {content}, only safetensors is read", "convert it with `motionloom convert`")
     if content:
-        _refuse(path, f"it is {content}, expected safetensors", "give a .safetensors file")
+        _refuse(
+            path, f"it is {content}, expected safetensors", remedy_for(content, "give a .safetensors file")
+        )
     if header_bytes > MAX_HEADER_BYTES:
         _refuse(
             path, f"its header claims {header_bytes} bytes, at most {MAX_HEADER_BYTES} are allowed", again

@@ -24,7 +24,7 @@ from motionloom.codecs.fusion_net import FusionNet
 from motionloom.codecs.linear_motion import LIGHT_OFFSET, LinearMotion, MotionField
 from motionloom.codecs.run import Once, Run, Times
 from motionloom.errors import InputError
-from motionloom.motion.camera_path import displacement, fit_rates
+from motionloom.motion.camera_path import displacement, fit_rates, keep_shapes
 from motionloom.motion.grid import latent_grid, places, resize_maps
 from motionloom.motion.sharpness import as_sharp_as, sharpness
 from motionloom.motion.warp import outside, warp
@@ -269,18 +269,15 @@ def field_of_clip(clip: Tensor, flow: Tensor, h: int, w: int) -> MotionField:
 
 
 def _rigid(camera: Tensor, where: Where) -> Tensor:
-    """The exactly affine path nearest to the camera field in each rigid region: (R, 2, 3)."""
+    """The path nearest to the camera field in each rigid region that keeps shapes (pan, zoom, turn): (R, 2, 3)."""
     h, w = camera.shape[-2:]
     regions = where.at(h, w).rigid
     xy = places(h, w)
-    if not len(regions):
-        return torch.zeros(0, 2, 3)
-    return torch.stack(
-        [
-            fit_rates((camera / m.clamp_min(0.05)).permute(1, 2, 0), xy, (m - 0.3).clamp_min(1e-4) ** 2)
-            for m in regions
-        ]
-    )
+    paths = [torch.zeros(0, 2, 3)]
+    for region in regions:
+        field = (camera / region.clamp_min(0.05)).permute(1, 2, 0)
+        paths.append(keep_shapes(fit_rates(field, xy, (region - 0.3).clamp_min(1e-4) ** 2))[None])
+    return torch.cat(paths)
 
 
 def _camera(rates: Tensor, tau: Tensor, height: int, width: int, where: Where) -> Tensor:

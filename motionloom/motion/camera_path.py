@@ -69,6 +69,12 @@ def similarity(shift: tuple[float, float], zoom: float, turn: float) -> torch.Te
     return torch.tensor([[zoom, -turn, shift[0]], [turn, zoom, shift[1]]])
 
 
+def keep_shapes(rates: torch.Tensor) -> torch.Tensor:
+    """The nearest L without shear or stretch: (2, 3) => (2, 3)."""
+    (a, b, x), (c, d, y) = rates.tolist()
+    return similarity((x, y), (a + d) / 2, (c - b) / 2).to(rates)
+
+
 def _log_near_identity(matrix: torch.Tensor) -> torch.Tensor:
     """log(I + X) by inverse scaling: the logarithm of the 16th root is a short series."""
     identity = torch.eye(3, dtype=matrix.dtype)

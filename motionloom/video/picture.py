@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from motionloom.errors import InputError, ResourceError
-from motionloom.filetypes import describe_content, open_head
+from motionloom.filetypes import describe_content, open_head, remedy_for
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64_000_000
@@ -114,7 +114,11 @@ def _opened(path: Path, head: bytes) -> ImageFile.ImageFile:
         content = describe_content(head)
         if content.removeprefix("a ").removesuffix(" picture").upper() in FORMATS:
             _refuse(path, f"it starts like {content}, but its header is damaged", _DAMAGED)
-        _refuse(path, f"it is {content or 'not a picture'}, {_EXPECTED}", "convert it to PNG or JPEG")
+        _refuse(
+            path,
+            f"it is {content or 'not a picture'}, {_EXPECTED}",
+            remedy_for(content, "convert it to PNG or JPEG"),
+        )
     except PermissionError as problem:
         raise ResourceError(
             f'cannot read picture "{path}": {problem.strerror}', fix="check permissions"

@@ -37,7 +37,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageFile
 
 from motionloom.errors import InputError, ResourceError
-from motionloom.filetypes import describe_content, open_head
+from motionloom.filetypes import describe_content, open_head, remedy_for
 from motionloom.video.clip import MAX_FPS, Clip
 from motionloom.video.embedded import ClipFacts, extract
 from motionloom.video.picture import BLACK, read_picture_with_notes
@@ -192,7 +192,11 @@ def _opened_container(path: Path, head: bytes) -> Iterator[av.container.InputCon
             _refuse(
                 path, f"its index is missing or damaged, it is probably truncated ({_short(problem)})", _AGAIN
             )
-        _refuse(path, f"it is {content or 'not a video we know'}, {_EXPECTED}", "convert it to MP4")
+        _refuse(
+            path,
+            f"it is {content or 'not a video we know'}, {_EXPECTED}",
+            remedy_for(content, "convert it to MP4"),
+        )
     with container:
         yield container
 
@@ -343,7 +347,9 @@ def _expected_frames(
     steady = abs(float(np.median(gaps)) * rate - 1) < 0.1
     gap = float(np.median(gaps)) if steady else max(gaps)  # a variable rate may hold its last frame long
     missing = (seconds - float(starts[-1])) / gap - 1  # the last frame itself takes one
-    return num_frames + max(0, round(missing))
+    if round(missing) < 1:
+        return num_frames
+    return max(num_frames + 1, round((seconds - float(starts[0])) * rate))
 
 
 def _missing_riff_bytes(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,16 +33,22 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@cache
+def full_size_unet() -> MotionUNet:
+    with torch.device("meta"):
+        return MotionUNet().eval()
+
+
 def step_gflop(side: int, tokens: int) -> float:
+    model = full_size_unet()
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as flops:
-        model = MotionUNet().eval()
         model(torch.empty(1, 3, side, side), torch.empty(1), MotionCondition(torch.empty(1, tokens, 512)))
     return flops.get_total_flops() / 1e9
 
 
 def test_parameter_counts() -> None:
     with torch.device("meta"):
-        assert count(MotionUNet()) == 241_462_851
+        assert count(full_size_unet()) == 241_462_851
         assert count(MotionUNet(MotionUNetConfig(concat_channels=512))) == 242_347_587
         released = MotionGeneratorConfig(text=TextEncoderConfig.released_size())
         assert count(MotionGenerator(released)) == 282_240_893

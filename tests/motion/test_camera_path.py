@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from motionloom.motion.camera_path import displacement, fit_rates, path_matrix, similarity
+from motionloom.motion.camera_path import displacement, fit_rates, keep_shapes, path_matrix, similarity
 from motionloom.motion.grid import latent_grid, places, resize_maps
 
 PATHS = [
@@ -31,6 +31,13 @@ def test_fitting_the_end_of_a_path_gives_its_rates(rates: torch.Tensor) -> None:
     xy = places(12, 20)
     field = displacement(rates, torch.ones(1), xy)[0]
     assert torch.allclose(fit_rates(field, xy), rates, atol=2e-5)
+
+
+def test_keeping_shapes_changes_no_pan_zoom_or_turn() -> None:
+    for rates in PATHS[:3]:
+        assert torch.allclose(keep_shapes(rates), rates, atol=1e-7)
+    sheared = keep_shapes(PATHS[3])
+    assert sheared[0, 0] == sheared[1, 1] and sheared[0, 1] == -sheared[1, 0]
 
 
 def test_the_photo_does_not_move() -> None:

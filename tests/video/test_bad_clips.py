@@ -223,9 +223,9 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "mp4 cut at 50 %": (lambda path: cut(good_mp4(path), 0.5), "of 48 frames decoded"),
     "mp4 cut at 95 %": (lambda path: cut(good_mp4(path), 0.95), "of 48 frames decoded"),
-    "mkv cut at 50 %": (lambda path: cut(matroska(path), 0.5), "frames decoded"),
-    "mkv cut at 90 %": (lambda path: cut(matroska(path), 0.9), "frames decoded"),
-    "webm cut": (lambda path: cut(matroska(path, "webm", "libvpx-vp9"), 0.5), "frames decoded"),
+    "mkv cut at 50 %": (lambda path: cut(matroska(path), 0.5), "of 48 frames decoded"),
+    "mkv cut at 90 %": (lambda path: cut(matroska(path), 0.9), "of 48 frames decoded"),
+    "webm cut": (lambda path: cut(matroska(path, "webm", "libvpx-vp9"), 0.5), "of 48 frames decoded"),
     "avi cut": (lambda path: cut(matroska(path, "avi", "mpeg4"), 0.9), "of 48 frames decoded"),
     "zero frames": (zero_frames, "it has no streams"),
     "only sound": (encode_sound, "it has no video stream, only sound"),
@@ -269,6 +269,21 @@ def test_refused_with_file_and_reason(case: str, tmp_path: Path) -> None:
     assert sentence.startswith(("cannot read clip", "cannot read picture")) and caught.value.fix
     assert caught.value.exit_code == 2
     assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "fix"),
+    [
+        (b"version https://git-lfs", "git lfs pull"),
+        (b"<html>", "download it again"),
+        (b"words", "convert it to MP4"),
+    ],
+)
+def test_the_remedy_fits_the_content(content: bytes, fix: str, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_clip(tmp_path / "clip.mp4")
+    assert fix in caught.value.fix
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "avi", "webm"])

@@ -98,6 +98,7 @@ TURNS = {
     (0, True, False): lambda frame: frame[:, ::-1],
     (0, False, True): lambda frame: frame[::-1],
     (45,): lambda frame: frame,  # no quarter turn: left alone
+    (135,): lambda frame: frame,
 }
 
 
