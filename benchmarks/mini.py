@@ -27,7 +27,7 @@ from torch import Tensor
 from motionloom.codecs.run import Once
 from motionloom.codecs.warp_codec import WarpCodec, Where
 from motionloom.conditions.asked import Asked
-from motionloom.conditions.words import WORDS
+from motionloom.conditions.words import WORDS, find
 from motionloom.datasets.motion_samples import (
     CAMERAS,
     PAINTED,
@@ -102,7 +102,7 @@ def reconstruction(base: Base, photos: Sequence[Path], windows: Path, clips: int
         latent = motion.encode(fields([part]))
         rigid = word in CAMERAS
         one = torch.ones(SIZE, SIZE)
-        where = Where(one[None] if rigid else one[None][:0], one * (not rigid), one * (not rigid))
+        where = Where(one[None] if rigid else one[None][:0], one * (not rigid), one * (not rigid), one * 0)
         gains["synthetic"].append(_decibels(codec, latent, clip.frames, where))
     frames, flows = (np.load(windows / f"{name}.npy", mmap_mode="r") for name in ("frames", "flow"))
     one = torch.ones(SIZE, SIZE)
@@ -110,9 +110,9 @@ def reconstruction(base: Base, photos: Sequence[Path], windows: Path, clips: int
         if window.held_out and row % 4 == 0:
             latent = motion.encode(window_fields(np.asarray(frames[row]), np.asarray(flows[row])))
             group = window.word or "other"
-            gains.setdefault(group, []).append(
-                _decibels(codec, latent, np.asarray(frames[row]), Where(one[None][:0], one, one))
-            )
+            paint = one * (group == "other" or WORDS[find(group)].painted)
+            where = Where(one[None][:0], one, one, paint)
+            gains.setdefault(group, []).append(_decibels(codec, latent, np.asarray(frames[row]), where))
     for group, rows in gains.items():
         copy, linear, full = np.mean(rows, 0)
         out[group] = {

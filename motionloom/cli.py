@@ -455,6 +455,11 @@ def _check_output(out: Path, sources: Sequence[Path | None]) -> None:
         )
     if out.is_dir() and not (out / "clip.json").is_file():
         raise ConfigError(f'"{out}" is a folder', fix=f"name the clip: -o {out / 'clip.mp4'}")
+    nearest = next(folder for folder in out.absolute().parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ResourceError(
+            f'cannot write "{out}": "{nearest}" is no folder you can write to', fix="choose another -o"
+        )
 
 
 # What is printed
@@ -514,15 +519,21 @@ def _progress_bar(shown: bool) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
+    bars = Bars(*columns, console=Console(stderr=True))
+    tasks: dict[str, Any] = {}
 
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+    def advance(stage: str, done: int, total: int) -> None:
+        if not tasks:
+            bars.start()  # not before: an error on the way here prints its line and nothing else
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total)
 
+    try:
         yield advance
+    finally:
+        if tasks:
+            bars.stop()
 
 
 # How a command ends

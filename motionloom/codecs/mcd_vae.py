@@ -28,9 +28,7 @@ from motionloom.errors import ConfigError, InputError, WeightsError
 from motionloom.weights import load_strictly, load_weights, save_weights
 
 LOGVAR_RANGE = (-30.0, 20.0)
-INITIAL_LOGVAR = (
-    -4.0
-)  # a fresh encoder with sigma = 1 drowns the motion, and the decoder learns to copy frame 0
+INITIAL_LOGVAR = -4.0  # sigma = .14: at sigma = 1 a fresh decoder would be shown little but noise
 SHARED_TIME_RATIO = 4  # the stages that halve height and width halve time too, twice
 TIME_KERNEL = (3, 1, 1)
 

@@ -40,27 +40,27 @@ class Where:
         rigid: (R, H, W), one map for each region a camera moves; R may be 0. In each the camera's field is
             made exactly affine.
         local: (H, W), where things move by themselves.
-        light: (H, W), where brightness and colour may change.
+        light: (H, W), where brightness may change.
+        paint: (H, W), where the fusion network may correct, fade and add: where things appear or change colour.
     """
 
     rigid: Tensor
     local: Tensor
     light: Tensor
+    paint: Tensor
 
     @classmethod
     def everywhere(cls, height: int, width: int) -> Where:
         one = torch.ones(height, width)
-        return cls(one[None], one, one)
+        return cls(one[None], one, one, one)
 
     def at(self, height: int, width: int) -> Where:
-        def scaled(maps: Tensor) -> Tensor:
-            return (
-                resize_maps(maps[None], height, width, "bilinear")[0]
-                if len(maps)
-                else maps.new_zeros(0, height, width)
-            )
-
-        return Where(scaled(self.rigid), scaled(self.local[None])[0], scaled(self.light[None])[0])
+        """The same maps on a grid of another size."""
+        maps = torch.cat([self.rigid, torch.stack([self.local, self.light, self.paint])])
+        *rigid, local, light, paint = resize_maps(maps[None], height, width, "bilinear")[0]
+        return Where(
+            torch.stack(rigid) if rigid else self.rigid.new_zeros(0, height, width), local, light, paint
+        )
 
 
 class WarpCodec(Codec, nn.Module):
@@ -180,10 +180,10 @@ class WarpCodec(Codec, nn.Module):
         drawn = brighten(warp(photo, flow, "bilinear"), light)
         told = latents.float().expand(len(local), -1, -1, -1)
         correction, keep, residual = self.fusion(photo, drawn, flow, light, times.elapsed, told)
-        # the network acts where something moves by itself, and where the camera finds nothing in the photo
-        active = F.max_pool2d(outside(flow), 3, 1, 1).maximum(at_fine.local)
+        # the network acts where it may paint, and where the camera finds nothing in the photo
+        active = F.max_pool2d(outside(flow), 3, 1, 1).maximum(at_fine.paint)
         keep, residual = 1 - (1 - keep) * active, residual * active
-        return Plan(times.camera, rates, local, correction * at_fine.local, light, keep, residual, where)
+        return Plan(times.camera, rates, local, correction * at_fine.paint, light, keep, residual, where)
 
     def flow(self, plan: Plan, index: int, height: int, width: int) -> Tensor:
         """Backward flow of one frame at any size: (1, H, W, 2), frame units."""

@@ -17,12 +17,15 @@ class Word:
         kind: "rigid" (a camera: straight lines stay straight), "local" (things move by themselves) or "light".
         line: what it does, in one line.
         learned: from real clips, rather than from synthetic motion.
+        painted: things appear and change colour, so the decoder's network acts; elsewhere warping alone
+            reconstructs held-out clips better.
     """
 
     name: str
     kind: str
     line: str
     learned: bool = False
+    painted: bool = False
 
 
 WORDS = (
@@ -41,10 +44,10 @@ WORDS = (
     Word("sway", "local", "leaves and grass swing in the wind"),
     Word("flicker", "light", "the light flickers"),
     Word("clouds", "local", "clouds travel and change as in a time-lapse", True),
-    Word("waterfall", "local", "water falls and sprays", True),
-    Word("sea", "local", "the sea heaves and breaks", True),
-    Word("fire", "local", "flames lick and glow", True),
-    Word("traffic", "local", "cars drive along the road", True),
+    Word("waterfall", "local", "water falls and sprays", True, True),
+    Word("sea", "local", "the sea heaves and breaks", True, True),
+    Word("fire", "local", "flames lick and glow", True, True),
+    Word("traffic", "local", "cars drive along the road", True, True),
 )
 INDEX = {word.name: index for index, word in enumerate(WORDS)}
 

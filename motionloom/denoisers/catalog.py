@@ -83,11 +83,14 @@ class Base:
         )  # cameras of one region move as one
         everywhere = torch.ones(height, width)
         rigid = [everywhere if r is None else torch.from_numpy(r) for r in regions]
-        local = torch.zeros(height, width)
-        for one, kind in zip(asked, kinds, strict=True):
-            if kind != "rigid" and one.largest_weight > 0:
+        local, paint = torch.zeros(2, height, width)
+        for one in asked:
+            word = WORDS[find(one.name)]
+            if word.kind != "rigid" and one.largest_weight > 0:
                 local = local.maximum(one.region_over(height, width))
-        return Where(torch.stack(rigid) if rigid else torch.zeros(0, height, width), local, local)
+            if word.painted and one.largest_weight > 0:
+                paint = paint.maximum(one.region_over(height, width))
+        return Where(torch.stack(rigid) if rigid else torch.zeros(0, height, width), local, local, paint)
 
 
 def load_mini() -> Base:

@@ -48,7 +48,7 @@ def test_a_fresh_fusion_network_changes_nothing(photo: torch.Tensor) -> None:
 def test_a_camera_keeps_shapes_whatever_the_latent(codec: WarpCodec, photo: torch.Tensor) -> None:
     latents = torch.randn(1, codec.motion.channels, 12, 16)
     one = torch.ones(48, 64)
-    where = Where(one[None], torch.zeros(48, 64), torch.zeros(48, 64))
+    where = Where(one[None], *torch.zeros(3, 48, 64))
     flow = codec.flow(codec.plan(latents, photo, Once().times(16), where), 15, 40, 50)[0]
     xy = places(40, 50)
     rates = keep_shapes(fit_rates(flow, xy))
@@ -60,7 +60,7 @@ def test_nothing_moves_where_nothing_was_asked(codec: WarpCodec, photo: torch.Te
     left = torch.zeros(48, 64)
     left[:, :24] = 1
     latents = torch.randn(1, codec.motion.channels, 12, 16)
-    where = Where(torch.zeros(0, 48, 64), left, left)
+    where = Where(torch.zeros(0, 48, 64), left, left, left)
     flow = codec.flow(codec.plan(latents, photo, Once().times(16), where), 9, 48, 64)[0]
     assert flow[:, 40:].abs().max() == 0 and flow[:, :16].abs().max() > 1e-3
     frames = codec.decode(latents, photo, 16, where)

@@ -34,12 +34,14 @@ def _bytes(name: str, content: bytes) -> str:
 
 
 def _huge_header() -> str:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    return _bytes(
-        "huge.png",
-        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)),
-    )
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return _bytes("huge.png", b"\x89PNG\r\n\x1a\n" + body)
 
 
 def _truncated() -> str:
