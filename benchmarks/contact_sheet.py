@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 
+from motionloom.codecs.run import Once
 from motionloom.conditions.asked import Asked
 from motionloom.conditions.words import WORDS
-from motionloom.codecs.run import Once
 from motionloom.denoisers.catalog import Base, load_base
 from motionloom.motion.colours import flow_colours
 from motionloom.sampling.loop import sample
@@ -37,8 +37,12 @@ def row(base: Base, name: str, photo: Picture, seed: int) -> Picture:
         latents = sample(base.woven(asked), base.schedule(), noise, base.told(pixels), base.num_steps, None)
         where = base.where(asked, *photo.shape[:2])
         frames = base.codec.decode(latents, pixels, 16, where)[0, :, [0, 5, 10, 15]]
-        flow = base.codec.flow(base.codec.plan(latents, pixels, Once().times(16), where), 15, *photo.shape[:2])[0]
-    shown = [((frame + 1) * 127.5).round().byte().permute(1, 2, 0).numpy() for frame in frames.transpose(0, 1)]
+        flow = base.codec.flow(
+            base.codec.plan(latents, pixels, Once().times(16), where), 15, *photo.shape[:2]
+        )[0]
+    shown = [
+        ((frame + 1) * 127.5).round().byte().permute(1, 2, 0).numpy() for frame in frames.transpose(0, 1)
+    ]
     shown.append((flow_colours(flow, 0.12) * 255).byte().numpy())
     return np.concatenate([resize(picture[None], WIDTH, HEIGHT, "crop")[0] for picture in shown], 1)
 
@@ -46,7 +50,9 @@ def row(base: Base, name: str, photo: Picture, seed: int) -> Picture:
 def main() -> None:
     import skimage
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-o", "--out", type=Path, required=True)
     out = parser.parse_args().out
     folder = Path(skimage.__file__).parent / "data"

@@ -55,16 +55,17 @@ def paper(frames: int) -> dict[str, Any]:
     import torch
 
     from motionloom.codecs.mcd_vae import MCDVAEConfig, MotionContentAutoencoder
-    from motionloom.conditions.content import ContentTokens
+    from motionloom.conditions.content import content_tokens
+    from motionloom.denoisers.base import MotionCondition
     from motionloom.denoisers.motion_unet import MotionUNet
 
     torch.manual_seed(0)
     with torch.no_grad():
-        codec = MotionContentAutoencoder(MCDVAEConfig(frames=frames)).eval()
+        codec = MotionContentAutoencoder(MCDVAEConfig(num_frames=frames, size_px=64)).eval()
         denoiser = MotionUNet().eval()
         photo = torch.rand(1, 3, 64, 64) * 2 - 1
         content = codec.content(photo)
-        condition = ContentTokens()(content.f_x0)
+        condition = MotionCondition(tokens=content_tokens(content.f_x0))
         z = torch.randn(1, 3, 16, 16)
         denoiser(z, torch.tensor([500.0]), condition)
         began = time.monotonic()

@@ -26,9 +26,7 @@ from motionloom.video.embedded import embed, extract
 from motionloom.video.resample import rate_fraction
 
 SETTINGS_NAME = "clip.json"  # inside a folder of frames
-ENCODER_THREADS = (
-    4  # x264's output depends on this number but not on the machine; 4 was the fastest on 2 cores
-)
+ENCODER_THREADS = 4  # x264's output depends on its threads; left alone it would take the machine's
 GIF_MAX_FPS = 50.0  # GIF counts hundredths of a second, and players slow anything below two of them down
 MAX_SIDE_PX = {".mp4": 8192, ".webp": 16383, ".gif": 65535}
 

@@ -278,7 +278,7 @@ def test_mask_values_and_size(tmp_path: Path) -> None:
     assert mask.dtype == np.float32 and np.allclose(mask, [[0, 0.2], [0.4, 1]], atol=1e-6)
     larger = read_mask(tmp_path / "m.png", 4, 6)
     assert larger.shape == (4, 6) and larger[0, 0] == 0 and larger[-1, -1] == pytest.approx(1)
-    assert np.all(np.diff(larger[-1]) >= 0) and 0 < larger[1, 3] < 1  # bilinear, no ringing
+    assert np.all(np.diff(larger[-1]) >= 0) and len(np.unique(larger)) > 8  # bilinear, no ringing
 
 
 def test_mask_of_colour_and_of_transparency(tmp_path: Path) -> None:
