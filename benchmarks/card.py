@@ -70,28 +70,22 @@ def others(numbers: Numbers) -> str:
 
 
 def liveliness(numbers: Numbers) -> str:
-    rows = [
-        [
-            name,
-            f"{n['distance']:.3f}",
-            str(n["rank"]),
-            str(n["rank_among_learned"]),
-            ", ".join(n["nearest"]),
-            f"{n['real_against_real']:.3f}",
-        ]
-        for name, n in numbers.items()
+    head = [
+        "real clips of",
+        "rank of 19 (shape)",
+        "of 5 learned",
+        "nearest words (shape)",
+        "own distance (shape)",
+        "real to real",
     ]
-    return table(
-        [
-            "real clips of",
-            "distance of its own word",
-            "rank of 19",
-            "rank of 5 learned",
-            "nearest words",
-            "half of the real clips to the other half",
-        ],
-        rows,
-    )
+    head += ["rank of 19 (absolute speed)", "of 5 learned", "heading, ours / real"]
+    rows = []
+    for name, n in numbers.items():
+        shape, speed = n["shape"], n["speed"]
+        row = [name, str(shape["rank"]), str(shape["rank_among_learned"]), ", ".join(shape["nearest"])]
+        row += [f"{shape['distance']:.2f}", f"{shape['real_against_real']:.2f}", str(speed["rank"])]
+        rows.append([*row, str(speed["rank_among_learned"]), f"{n['heading']:.2f} / {n['heading_real']:.2f}"])
+    return table(head, rows)
 
 
 def regions(numbers: Numbers) -> str:

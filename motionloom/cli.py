@@ -169,6 +169,11 @@ def animate(
     motions = arguments.pop("motions", None)
     with _progress_bar(shown=not as_json) as progress:
         clip = generate(load_base(base or "mini"), photo, motions, progress=progress, **arguments)
+    if not motions and not as_json:
+        picked = ", ".join(str(name) for name, *_ in clip.settings.get("motions", []))
+        typer.echo(
+            f"no --motion given, so this is {picked}; `motionloom motions` lists what there is", err=True
+        )
     written = clip.save(out)
     facts = {
         "path": str(written),

@@ -178,13 +178,20 @@ class MiniGenerator(MiniStage):
     res_blocks: int = 1
     content_channels: int = 48
     dropout: float = 0.0
+    start_from: str | None = Field(
+        None, description="an exported generator to go on from; null starts afresh"
+    )
+    repeat_real: int = Field(1, ge=1, description="how often each real sample counts in an epoch")
 
     def objective(self, recipe: Recipe, dry_run: bool = False) -> Objective:
         from motionloom.codecs.linear_motion import LinearMotion
         from motionloom.denoisers.map_generator import MapGenerator, MapGeneratorConfig
         from motionloom.training.objectives.mini import MiniGeneratorObjective
+        from motionloom.zoo import load_generator
 
         motion = LinearMotion(self.flow_modes, self.light_modes) if dry_run else self.linear_core()
+        if self.start_from is not None and not dry_run:
+            return MiniGeneratorObjective(load_generator(Path(self.start_from)).train(), motion)
         config = MapGeneratorConfig(
             latent_channels=motion.channels,
             base=self.base,
@@ -196,7 +203,11 @@ class MiniGenerator(MiniStage):
         return MiniGeneratorObjective(MapGenerator(config), motion)
 
     def dataset(self, recipe: Recipe) -> TrainingDataset:
-        return MappedMotions(self.samples("mapped", rendered=False), recipe.seed)
+        folders = self.samples("mapped", rendered=False)
+        repeats = [self.repeat_real if "-real-" in folder.name else 1 for folder in folders]
+        return MappedMotions(
+            [f for f, times in zip(folders, repeats, strict=True) for _ in range(times)], recipe.seed
+        )
 
     def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, torch.Tensor]:
         from motionloom.conditions.words import WORDS

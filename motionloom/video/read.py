@@ -147,6 +147,7 @@ class _Decoded:
     starts: list[Fraction | None] = field(default_factory=list)
     last_duration: Fraction = Fraction(0)
     num_discarded: int = 0  # packets that an edit list hides
+    num_damaged: int = 0  # frames the decoder had to guess in part
     damage: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -244,19 +245,18 @@ def _decode(path: Path, container: av.container.InputContainer, stream: VideoStr
     decoded = _Decoded()
     stream.thread_type = "AUTO"
     stream.thread_count = DECODER_THREADS
-    num_damaged = 0
     try:
         for packet in container.demux(stream):
             decoded.num_discarded += bool(packet.size) and packet.is_discard
             if packet.is_corrupt and packet.size:
                 decoded.damage = decoded.damage or "its data ends early"
             for frame in packet.decode():
-                num_damaged += frame.is_corrupt
+                decoded.num_damaged += frame.is_corrupt
                 _keep(path, decoded, frame)
     except av.FFmpegError as problem:
         decoded.damage = _short(problem)
-    if num_damaged:
-        decoded.note(f"{num_damaged} of {len(decoded.frames)} frames had decoding errors")
+    if decoded.num_damaged:
+        decoded.note(f"{decoded.num_damaged} of {len(decoded.frames)} frames had decoding errors")
     return decoded
 
 
@@ -334,8 +334,9 @@ def _expected_frames(
     num_frames = len(decoded.frames)
     if container.format.name.startswith("mov"):
         return max(0, (len(stream.index_entries) or stream.frames) - decoded.num_discarded)
-    if stream.frames:  # AVI counts dropped frames too: fewer frames are damage only when the file ends early
-        return stream.frames if decoded.damage or _missing_riff_bytes(path) or not num_frames else num_frames
+    if stream.frames:  # AVI counts dropped frames too: fewer frames are damage only with another sign of it
+        damaged = decoded.damage or decoded.num_damaged or _missing_riff_bytes(path) or not num_frames
+        return stream.frames if damaged else num_frames
     seconds = _header_seconds(container, stream)
     if "DURATION" not in stream.metadata and len(container.streams) > 1:
         return num_frames  # the duration may be that of the sound

@@ -427,6 +427,28 @@ def test_every_byte_of_a_header_may_be_wrong(tmp_path: Path) -> None:
                 assert name in str(problem)
 
 
+def test_frames_the_decoder_guessed_are_counted(tmp_path: Path) -> None:
+    """MPEG-4 hides damage: either every frame is there and the note counts the guessed ones, or it is an error."""
+    noted = 0
+    for seed in range(6):
+        path = encode(
+            tmp_path / "a.avi", smooth_frames(12), container="avi", codec="mpeg4", colorspace=None, options={}
+        )
+        data = bytearray(path.read_bytes())
+        start, end = data.index(b"movi"), data.index(b"idx1")
+        for position in np.random.default_rng(seed).integers(start + (end - start) // 2, end - 200, 6):
+            data[position] ^= 255
+        path.write_bytes(data)
+        try:
+            clip = read_clip(path)
+        except InputError as problem:
+            assert "of 12 frames decoded" in str(problem)
+            continue
+        assert len(clip) == 12
+        noted += any("of 12 frames had decoding errors" in note for note in clip.settings.get("notes", []))
+    assert noted >= 1
+
+
 def test_bit_flips_are_counted_or_refused(tmp_path: Path) -> None:
     data = bytearray(good_mp4(tmp_path / "clip.mp4").read_bytes())
     for position in np.random.default_rng(0).integers(len(data) // 2, len(data), 30):
