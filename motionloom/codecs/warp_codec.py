@@ -101,7 +101,8 @@ class WarpCodec(Codec, nn.Module):
         h, w = self.latent_shape(*frames.shape[2:])[1:]
         for clip in frames:
             pictures = ((clip.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-            fields.append(field_of_clip(clip, torch.from_numpy(backward_flow(pictures, 2 * max(h, w))), h, w))
+            flow = torch.from_numpy(backward_flow(pictures, 2 * h, 2 * w))
+            fields.append(field_of_clip(clip, flow, h, w))
         field = MotionField(
             *(torch.cat(parts) for parts in zip(*((f.camera, f.local, f.light) for f in fields), strict=True))
         )

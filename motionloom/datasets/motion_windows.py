@@ -42,15 +42,17 @@ class Window:
     flip: bool
 
 
-def backward_flow(frames: npt.NDArray[np.uint8], cells: int = FLOW_CELLS) -> npt.NDArray[np.float32]:
+def backward_flow(
+    frames: npt.NDArray[np.uint8], rows: int = FLOW_CELLS, columns: int = FLOW_CELLS
+) -> npt.NDArray[np.float32]:
     """Flow from every frame back to frame 0 by DIS, averaged over a grid.
 
     Args:
         frames: uint8 (T, H, W, 3).
-        cells: the grid has cells x cells places (square frames).
+        rows, columns: places of the grid.
 
     Returns:
-        float32 (T, cells, cells, 2) in frame units: frame t at x shows what frame 0 showed at x + flow.
+        float32 (T, rows, columns, 2) in frame units: frame t at x shows what frame 0 showed at x + flow.
 
     Raises:
         ResourceError: OpenCV is not installed.
@@ -65,10 +67,10 @@ def backward_flow(frames: npt.NDArray[np.uint8], cells: int = FLOW_CELLS) -> npt
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     height_px, width_px = grey[0].shape
     unit_px = float(np.sqrt(height_px * width_px))
-    flow = np.zeros((len(frames), cells, cells, 2), np.float32)
+    flow = np.zeros((len(frames), rows, columns, 2), np.float32)
     for index in range(1, len(frames)):
         dense = dis.calc(grey[index], grey[0], None)
-        flow[index] = cv2.resize(dense, (cells, cells), interpolation=cv2.INTER_AREA) / unit_px
+        flow[index] = cv2.resize(dense, (columns, rows), interpolation=cv2.INTER_AREA) / unit_px
     return flow
 
 
