@@ -124,7 +124,7 @@ def sharpness(numbers: Numbers) -> str:
         ]
         for name, n in numbers.items()
     ]
-    return table(["motion", "mean", "least of 6 photos", "frame 0 is the photo"], rows)
+    return table(["motion", "mean", "least of 4 photos", "frame 0 is the photo"], rows)
 
 
 def cost(numbers: Numbers) -> str:

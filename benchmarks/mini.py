@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionloom.codecs.run import Once
+from motionloom.codecs.run import Once, Times
 from motionloom.codecs.warp_codec import WarpCodec, Where
 from motionloom.conditions.asked import Asked
 from motionloom.conditions.words import WORDS, find
@@ -76,13 +76,18 @@ def latents_for(base: Base, photos: Tensor, asked: Sequence[Asked], seed: int, s
         return sample(base.woven(asked), base.schedule(), noise, told, steps, None)
 
 
-def last_flow(
-    base: Base, latent: Tensor, photo: Tensor, asked: Sequence[Asked], index: int = 15, size: int = 32
-) -> Tensor:
-    """Backward flow of a frame: (size, size, 2)."""
-    codec = base.codec
-    plan = codec.plan(latent[None], photo[None], Once().times(16), base.where(asked, SIZE, SIZE))
-    return codec.flow(plan, index, size, size)[0]
+class LastMoment(Once):
+    """Only the last frame is planned: all that its flow needs."""
+
+    def times(self, num_frames: int) -> Times:
+        one = torch.ones(1)
+        return Times(one, torch.tensor([num_frames - 1]), torch.zeros(1), one, num_frames)
+
+
+def last_flow(base: Base, latent: Tensor, photo: Tensor, asked: Sequence[Asked], size: int = 32) -> Tensor:
+    """Backward flow of the last of 16 frames: (size, size, 2)."""
+    plan = base.codec.plan(latent[None], photo[None], LastMoment().times(16), base.where(asked, SIZE, SIZE))
+    return base.codec.flow(plan, 0, size, size)[0]
 
 
 def reconstruction(base: Base, photos: Sequence[Path], windows: Path, clips: int = 96) -> Numbers:
@@ -428,7 +433,7 @@ def main() -> None:
         "directions_measured": lambda: directions_measured(base, photos),
         "liveliness": lambda: liveliness(base, arguments.windows),
         "regions": lambda: regions(base, photos),
-        "sharpness": lambda: sharp(base, paths[:6]),
+        "sharpness": lambda: sharp(base, paths[1:5]),
     }
     numbers = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     numbers["photos"] = len(photos)

@@ -83,14 +83,15 @@ class Base:
         )  # cameras of one region move as one
         everywhere = torch.ones(height, width)
         rigid = [everywhere if r is None else torch.from_numpy(r) for r in regions]
-        local, paint = torch.zeros(2, height, width)
+        local, light, paint = torch.zeros(3, height, width)
         for one in asked:
-            word = WORDS[find(one.name)]
-            if word.kind != "rigid" and one.largest_weight > 0:
-                local = local.maximum(one.region_over(height, width))
-            if word.painted and one.largest_weight > 0:
-                paint = paint.maximum(one.region_over(height, width))
-        return Where(torch.stack(rigid) if rigid else torch.zeros(0, height, width), local, local, paint)
+            word, region = WORDS[find(one.name)], one.region_over(height, width)
+            if word.kind == "rigid" or one.largest_weight == 0:
+                continue
+            light = light.maximum(region)
+            local = local.maximum(region * (word.kind == "local"))
+            paint = paint.maximum(region * word.painted)
+        return Where(torch.stack(rigid) if rigid else torch.zeros(0, height, width), local, light, paint)
 
 
 def load_mini() -> Base:
