@@ -202,11 +202,9 @@ def _pixels(picture: Picture) -> Tensor:
 
 
 def _frames(pixels: Tensor) -> npt.NDArray[np.uint8]:
-    """float (1, 3, T, H, W), -1..1 => uint8 (T, H, W, 3)."""
-    frames: npt.NDArray[np.uint8] = (
-        ((pixels[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy()
-    )
-    return frames
+    """float (1, 3, T, H, W), -1..1 => uint8 (T, H, W, 3); frame by frame, for long clips are large."""
+    frames = (((frame + 1) * 127.5).round().clamp(0, 255).byte() for frame in pixels[0].unbind(1))
+    return np.stack([frame.permute(1, 2, 0).numpy() for frame in frames])
 
 
 def _stage(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:

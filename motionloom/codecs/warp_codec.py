@@ -135,13 +135,13 @@ class WarpCodec(Codec, nn.Module):
         plan = self.plan(latents, first_frame, run.times(count), where)
         target = sharpness(first_frame)
         draw_moment = partial(self.frame, plan, first_frame)
-        frames = []
-        for index in range(count):
-            frame = first_frame if index == 0 else as_sharp_as(run.frame(draw_moment, index, count), target)
-            frames.append(frame.clamp(-1, 1))
+        frames = first_frame.new_empty(1, 3, count, *first_frame.shape[-2:])
+        frames[:, :, 0] = first_frame
+        for index in range(1, count):
+            frames[:, :, index] = as_sharp_as(run.frame(draw_moment, index, count), target).clamp(-1, 1)
             if progress is not None:
                 progress(index + 1, count)
-        return torch.stack(frames, 2)
+        return frames
 
     @torch.no_grad()
     def safe_view(

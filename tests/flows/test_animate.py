@@ -146,3 +146,12 @@ def test_guidance_weave_of_one_motion_is_that_motion(base: Base) -> None:
             latents, time, told
         )
     assert torch.allclose(one, two, atol=1e-5) and torch.allclose(one, twice, atol=1e-5)
+
+
+def test_making_the_motion_does_not_depend_on_the_number_of_frames(base: Base, photo: Path) -> None:
+    """The latent has no time axis: 4 and 7 frames come from the same latent, and share every other frame."""
+    few, many = (
+        ml.generate(base, photo, [("pan-left", 1.0)], frames=count, steps=3).frames for count in (4, 7)
+    )
+    assert base.codec.latent_shape(16, 60, 81) == base.codec.latent_shape(128, 60, 81)
+    assert np.abs(few.astype(int) - many[::2]).max() <= 2
