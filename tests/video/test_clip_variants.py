@@ -186,6 +186,19 @@ def test_sound_beside_the_video_is_ignored(tmp_path: Path) -> None:
         output.mux(sound.encode())
         output.mux(video.encode())
     assert numbers_of(read_clip(tmp_path / "both.mkv").frames) == list(range(5))
+    # without durations of its own the file only says how long the sound is: no damage either
+    data = (tmp_path / "both.mkv").read_bytes()
+    assert b"DURATION" in data
+    (tmp_path / "both.mkv").write_bytes(data.replace(b"DURATION", b"DURATIOX"))
+    assert numbers_of(read_clip(tmp_path / "both.mkv").frames) == list(range(5))
+
+
+def test_metadata_in_another_encoding_costs_nothing(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mp4", numbered_frames(3), comment="COMMENTX")
+    data = path.read_bytes()
+    assert data.count(b"COMMENTX") == 1
+    path.write_bytes(data.replace(b"COMMENTX", b"caf\xe9 \xff\xfe!"))
+    assert numbers_of(read_clip(path).frames) == [0, 1, 2]
 
 
 def test_names_that_look_like_addresses_are_files(tmp_path: Path) -> None:
