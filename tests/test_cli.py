@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from motionloom import cli, errors
+from motionloom import errors
 from motionloom.cli import main
+from motionloom.cli.animate import parse_motion
 
 ROOT = Path(__file__).parent.parent
 COMMANDS: tuple[list[str], ...] = (
@@ -384,7 +385,7 @@ def test_a_mask_that_is_not_there(verbs: Verbs, photo: Path, capsys: pytest.Capt
     ],
 )
 def test_motion_and_weight(text: str, expected: Any) -> None:
-    assert cli.parse_motion(text) == expected
+    assert parse_motion(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -392,7 +393,7 @@ def test_motion_and_weight(text: str, expected: Any) -> None:
 )
 def test_motions_that_say_nothing(text: str) -> None:
     with pytest.raises(errors.ConfigError):
-        cli.parse_motion(text)
+        parse_motion(text)
 
 
 def test_animate_as_json(verbs: Verbs, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
