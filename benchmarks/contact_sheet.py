@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from motionloom.codecs.run import Once
 from motionloom.conditions.asked import Asked
 from motionloom.conditions.words import WORDS
-from motionloom.denoisers.catalog import Base, load_base
+from motionloom.denoisers.mini import MiniBase, load_mini
 from motionloom.motion.colours import flow_colours
 from motionloom.sampling.loop import sample
 from motionloom.video.picture import read_picture
@@ -28,7 +28,7 @@ PHOTOS = ("rocket.jpg", "coffee.png", "chelsea.png")
 Picture = npt.NDArray[np.uint8]
 
 
-def row(base: Base, name: str, photo: Picture, seed: int) -> Picture:
+def row(base: MiniBase, name: str, photo: Picture, seed: int) -> Picture:
     asked = [Asked(name)]
     pixels = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     shape = base.codec.latent_shape(16, *photo.shape[:2])
@@ -57,7 +57,7 @@ def main() -> None:
     out = parser.parse_args().out
     folder = Path(skimage.__file__).parent / "data"
     photos = [resize(read_picture(folder / name)[None], 384, 256, "crop")[0] for name in PHOTOS]
-    base = load_base("mini")
+    base = load_mini()
     rows = [row(base, word.name, photos[index % len(photos)], index) for index, word in enumerate(WORDS)]
     half = (len(rows) + 1) // 2
     rows += [np.full_like(rows[0], 255)] * (2 * half - len(rows))

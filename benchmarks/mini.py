@@ -43,7 +43,7 @@ from motionloom.datasets.synthetic.camera import PAN, RATES, TURN, ZOOM
 from motionloom.datasets.synthetic.motion import Region
 from motionloom.datasets.synthetic.render import render
 from motionloom.datasets.synthetic.write import as_canvas, draw_view
-from motionloom.denoisers.catalog import Base, load_base
+from motionloom.denoisers.mini import MiniBase, load_mini
 from motionloom.motion.camera_path import fit_rates
 from motionloom.motion.grid import places, resize_maps
 from motionloom.motion.sharpness import sharpness
@@ -67,7 +67,7 @@ def squares(paths: Sequence[Path]) -> Tensor:
     return torch.stack(out)
 
 
-def latents_for(base: Base, photos: Tensor, asked: Sequence[Asked], seed: int, steps: int = 20) -> Tensor:
+def latents_for(base: MiniBase, photos: Tensor, asked: Sequence[Asked], seed: int, steps: int = 20) -> Tensor:
     """One latent a photo: (N, d, 16, 16)."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(photos), base.codec.motion.channels, GRID, GRID, generator=generator)
@@ -84,13 +84,13 @@ class LastMoment(Once):
         return Times(one, torch.tensor([num_frames - 1]), torch.zeros(1), one, num_frames)
 
 
-def last_flow(base: Base, latent: Tensor, photo: Tensor, asked: Sequence[Asked], size: int = 32) -> Tensor:
+def last_flow(base: MiniBase, latent: Tensor, photo: Tensor, asked: Sequence[Asked], size: int = 32) -> Tensor:
     """Backward flow of the last of 16 frames: (size, size, 2)."""
     plan = base.codec.plan(latent[None], photo[None], LastMoment().times(16), base.where(asked, SIZE, SIZE))
     return base.codec.flow(plan, 0, size, size)[0]
 
 
-def reconstruction(base: Base, photos: Sequence[Path], windows: Path, clips: int = 96) -> Numbers:
+def reconstruction(base: MiniBase, photos: Sequence[Path], windows: Path, clips: int = 96) -> Numbers:
     """PSNR of frames 1.. against copying frame 0; latents from the true flow (synthetic) or DIS (real)."""
     codec, motion = base.codec, base.codec.motion
     out: Numbers = {}
@@ -160,7 +160,7 @@ def _decibels(
     return psnr(clip[:, :1].expand_as(clip)), psnr(made[0]), psnr(made[1])
 
 
-def obedience(base: Base, photos: Tensor, seeds: int, usual: dict[str, float]) -> Numbers:
+def obedience(base: MiniBase, photos: Tensor, seeds: int, usual: dict[str, float]) -> Numbers:
     """Every word, on every photo with several seeds."""
     out: Numbers = {}
     xy = places(32, 32)
@@ -222,7 +222,7 @@ def _camera_row(name: str, flow: Tensor, rates: Tensor, xy: Tensor) -> Numbers:
     }
 
 
-def dial(base: Base, photos: Tensor) -> Numbers:
+def dial(base: MiniBase, photos: Tensor) -> Numbers:
     """Size of the flow against the weight asked for."""
     out: Numbers = {}
     for word in ("pan-left", "zoom-in", "rotate-left", "clouds", "waterfall", "sea", "sway"):
@@ -236,7 +236,7 @@ def dial(base: Base, photos: Tensor) -> Numbers:
     return out
 
 
-def drawn(base: Base, latent: Tensor, photo: Tensor, asked: Sequence[Asked]) -> np.ndarray:
+def drawn(base: MiniBase, latent: Tensor, photo: Tensor, asked: Sequence[Asked]) -> np.ndarray:
     frames = base.codec.decode(latent[None], photo[None], 16, base.where(asked, SIZE, SIZE))[0]
     return ((frames.permute(1, 2, 3, 0) + 1) * 127.5).round().byte().numpy()
 
@@ -278,7 +278,7 @@ def apart(one: Sequence[Seen], other: Sequence[Seen], what: str) -> float:
     )
 
 
-def liveliness(base: Base, windows: Path, per_word: int = 10) -> Numbers:
+def liveliness(base: MiniBase, windows: Path, per_word: int = 10) -> Numbers:
     """Generated from the first frames of held-out real clips, by every word, against those clips."""
     frames = np.load(windows / "frames.npy", mmap_mode="r")
     index = read_index(windows)
@@ -319,7 +319,7 @@ def liveliness(base: Base, windows: Path, per_word: int = 10) -> Numbers:
     return out
 
 
-def regions(base: Base, photos: Tensor) -> Numbers:
+def regions(base: MiniBase, photos: Tensor) -> Numbers:
     """Motion one in one half, motion two in the other: what of one is seen in the other's half."""
     left = np.zeros((SIZE, SIZE), np.float32)
     left[:, : SIZE // 2] = 1
@@ -365,7 +365,7 @@ def _size(flow: Tensor) -> Tensor:
     return flow.square().sum(-1).mean().sqrt()
 
 
-def sharp(base: Base, paths: Sequence[Path]) -> Numbers:
+def sharp(base: MiniBase, paths: Sequence[Path]) -> Numbers:
     """Sharpness of the last frame over the photo's, at 512 px, and whether frame 0 is the photo."""
     from motionloom.generate import generate
     from motionloom.video.picture import read_picture
@@ -397,7 +397,7 @@ def sharp(base: Base, paths: Sequence[Path]) -> Numbers:
     return out
 
 
-def directions_measured(base: Base, photos: Tensor) -> Numbers:
+def directions_measured(base: MiniBase, photos: Tensor) -> Numbers:
     """The same pans seen by DIS on drawn frames, at 128 px."""
     out: Numbers = {}
     for word, want in DIRECTIONS.items():
@@ -423,7 +423,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="comma-separated parts; default all")
     parser.add_argument("-o", "--out", type=Path, required=True)
     arguments = parser.parse_args()
-    base = load_base("mini")
+    base = load_mini()
     paths = held_out_photos(arguments.photos, ["skimage_astronaut", "skimage_coffee", "skimage_rocket"])
     photos = squares(paths[::2])
     parts = {

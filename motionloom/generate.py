@@ -17,24 +17,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from motionloom.codecs.run import Loop, Once
-from motionloom.conditions.asked import Asked, Weight, read_asked
-from motionloom.denoisers.catalog import Base
+from motionloom.conditions.asked import Asked, Motion, read_asked
+from motionloom.denoisers.base import Base, Request
 from motionloom.durable import sha256_of
 from motionloom.errors import ConfigError, InputError
 from motionloom.sampling.loop import sample
-from motionloom.start_noise.gaussian import Gaussian
 from motionloom.video.clip import Clip
 from motionloom.video.picture import read_mask, read_picture
 from motionloom.video.resize import resize
 
 Picture = npt.NDArray[np.uint8]
 Photo = str | os.PathLike[str] | Picture
-Motion = str | tuple[str, Weight]
+Mask = str | os.PathLike[str] | npt.NDArray[Any] | None
 Progress = Callable[[str, int, int], None]  # (stage, done, in all)
 
 SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 16, 8192
 LARGEST_COUNT = 1024  # of frames, of steps
+PRESETS = ("exact", "balanced", "turbo")
 
 
 @torch.no_grad()
@@ -51,7 +50,8 @@ def generate(
     seed: int = 0,
     overscan: bool = False,
     loop: bool = False,
-    masks: Sequence[str | os.PathLike[str] | Picture | None] | None = None,
+    masks: Sequence[Mask] | None = None,
+    preset: str = "exact",
     progress: Progress | None = None,
 ) -> Clip:
     """Animate a photo. The same arguments give the same clip, bit for bit, on the same machine.
@@ -59,17 +59,21 @@ def generate(
     Args:
         base: what animates, from `load_base`.
         photo: a picture file, or uint8 (H, W, 3).
-        motions: words, or (word, weight); a weight of 1 is the motion's usual strength, a pair (first, last) runs over
-            the denoising steps. None takes the base's default, which the clip's settings name.
+        motions: words, adapter files or adapters, each alone or as (motion, weight); a weight of 1 is the
+            motion's usual strength, a pair (first, last) runs over the denoising steps. None takes the base's
+            default, which the clip's settings name.
         prompt: text, for bases that read it.
-        frames: T, the photo included; the whole motion whatever T is, so more frames move more slowly.
+        frames: T, the photo included.
         fps: frames per second of the clip; default the base's.
         steps: denoising steps; default the base's.
-        size: "native", or "WxH" in pixels (the photo is scaled and cropped to it).
+        size: "native", the size the base was trained at or, where it takes any, the photo's own; or "WxH" in
+            pixels. The photo is scaled and cropped to it.
         seed: of the noise.
         overscan: show only the middle of the photo, so that a moving camera never looks beyond its edge.
         loop: end where it began.
-        masks: a mask for each motion: a picture file or float (H, W) 0..1, white where the motion acts; None is everywhere.
+        masks: a mask for each motion: a picture file or float (H, W) 0..1, white where the motion acts, of the
+            clip's size; None is everywhere.
+        preset: speed against fidelity; "exact" is the base as published, the only one so far.
         progress: called with (stage, done, in all).
 
     Returns:
@@ -78,74 +82,73 @@ def generate(
     Raises:
         ConfigError: an unknown motion, a weight, size or number that cannot be.
         InputError: a photo or mask that cannot be used.
+        WeightsError: an adapter that is damaged or was made for another base.
     """
-    picture, settings = _photo(photo, size)
-    asked = _asked(base, motions, masks, picture.shape)
-    if prompt:
-        raise ConfigError(
-            f'"{base.name}" reads no text, got the prompt {prompt!r}',
-            fix="leave out the prompt, or use motion words",
+    picture, settings = _photo(photo, size, base)
+    request = Request(
+        photo=_pixels(picture),
+        motions=tuple(_asked(base, motions, masks, picture.shape[:2])),
+        num_frames=frames or base.num_frames,
+        fps=fps or base.fps,
+        num_steps=steps or base.num_steps,
+        prompt=prompt or None,
+        overscan=overscan,
+        loop=loop,
+    )
+    _check(base, request, preset)
+
+    generator = torch.Generator().manual_seed(seed)
+    first = base.encode(request, generator)
+    noise = base.start_noise(request)(first, base.latent_shape(request), generator)
+    with base.adapted(request) as denoiser:
+        latents = sample(
+            denoiser,
+            base.schedule(request),
+            noise,
+            base.condition(request, first),
+            request.num_steps,
+            generator,
+            _stage(progress, "denoising"),
         )
-    count, rate, num_steps = frames or base.num_frames, fps or base.fps, steps or base.num_steps
-    _check_numbers(count, rate, num_steps)
+    drawn = base.decode(latents, request, _stage(progress, "drawing"))
 
-    pixels = _pixels(picture)
-    noise = Gaussian()(
-        None, (1, *base.codec.latent_shape(count, *pixels.shape[-2:])), torch.Generator().manual_seed(seed)
-    )
-    told = base.told(pixels)
-    latents = sample(
-        base.woven(asked), base.schedule(), noise, told, num_steps, None, _stage(progress, "denoising")
-    )
-    where, run = base.where(asked, *picture.shape[:2]), Loop() if loop else Once()
-    drawn = base.codec.decode(latents, pixels, count, where, run, _stage(progress, "drawing"))
-    if overscan:
-        top, left, height, width = base.codec.safe_view(latents, pixels, count, where, run)
-        drawn = drawn[..., top : top + height, left : left + width]
-    settings |= {
-        "base": base.name,
-        "motions": [
-            [one.name, list(one.weight) if isinstance(one.weight, tuple) else one.weight] for one in asked
-        ],
-        "frames": count,
-        "fps": rate,
-        "steps": num_steps,
-        "size": size,
-        "seed": seed,
-        "overscan": overscan,
-        "loop": loop,
-        "masks": [
-            None if mask is None or isinstance(mask, np.ndarray) else os.fspath(mask) for mask in masks or ()
-        ]
-        or None,
-    }
-    return Clip(_frames(drawn), rate, settings)
+    settings |= _settings(base, request, masks) | {"size": size, "seed": seed, "preset": preset}
+    return Clip(_frames(drawn), request.fps, settings)
 
 
-def _photo(photo: Photo, size: str) -> tuple[Picture, dict[str, Any]]:
-    """The picture at the size asked for, and what the settings say of it."""
+def _photo(photo: Photo, size: str, base: Base) -> tuple[Picture, dict[str, Any]]:
+    """The picture at the size asked for, and what the settings say of it: its name, never where it lies."""
+    settings: dict[str, Any] = {}
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3:
             raise InputError(
                 f"got a picture of type {photo.dtype} and shape {photo.shape}, expected uint8 (height, width, 3)",
                 fix="convert it to 8-bit RGB",
             )
-        picture, settings = photo, {}
+        picture = photo
     else:
         picture = read_picture(photo)
-        settings = {"photo": os.fspath(photo), "photo_sha256": sha256_of(Path(photo))}
-    if size != "native":
-        width, height = _size(size)
-        picture = resize(picture[None], width, height, "crop")[0]
+        settings = {"photo": Path(photo).name, "photo_sha256": sha256_of(Path(photo))}
+    given_height, given_width = picture.shape[:2]
+    height, width = _size(size, base, given_height, given_width)
+    picture = resize(picture[None], width, height, "crop")[0]
     if min(picture.shape[:2]) < SMALLEST_SIDE_PX:
         raise InputError(
             f"the picture is {picture.shape[1]} x {picture.shape[0]} px, expected at least {SMALLEST_SIDE_PX} px a side",
             fix="give a larger picture",
         )
+    if size == "native" and (given_height, given_width) != (height, width):
+        settings["notes"] = [
+            f"the photo, {given_width} x {given_height} px, was scaled and cropped to {width} x {height} px, "
+            f"the size {base.name} was trained at; --size chooses another"
+        ]
     return picture, settings
 
 
-def _size(size: str) -> tuple[int, int]:
+def _size(size: str, base: Base, photo_height: int, photo_width: int) -> tuple[int, int]:
+    """(height, width) of the clip."""
+    if size == "native":
+        return base.native_size_px or (photo_height, photo_width)
     width, _, height = size.partition("x")
     if not (
         width.isdecimal()
@@ -157,14 +160,21 @@ def _size(size: str) -> tuple[int, int]:
             f'got the size "{size}", expected "native" or WIDTHxHEIGHT of at most {LARGEST_SIDE_PX} px a side',
             fix='for example "640x360"',
         )
-    return int(width), int(height)
+    multiple = base.size_multiple_px
+    if int(width) % multiple or int(height) % multiple:
+        near_width, near_height = (max(1, round(int(side) / multiple)) * multiple for side in (width, height))
+        raise ConfigError(
+            f'got the size "{size}", {base.name} takes only multiples of {multiple} px',
+            fix=f'"{near_width}x{near_height}" is near',
+        )
+    return int(height), int(width)
 
 
 def _asked(
-    base: Base, motions: Sequence[Motion] | None, masks: Sequence[Any] | None, shape: tuple[int, ...]
+    base: Base, motions: Sequence[Motion] | None, masks: Sequence[Mask] | None, shape: tuple[int, ...]
 ) -> list[Asked]:
     """The motions asked for, each with its region; the base's default where nothing is asked."""
-    chosen = list(motions) if motions else [base.default_motion]
+    chosen = list(motions) if motions else [base.default_motion] if base.default_motion else []
     given = [*(masks or ()), *[None] * (len(chosen) - len(masks or ()))]
     if len(given) != len(chosen):
         raise ConfigError(
@@ -172,28 +182,63 @@ def _asked(
             fix="leave out the others",
         )
     regions = [
-        mask if mask is None or isinstance(mask, np.ndarray) else read_mask(mask, shape[0], shape[1])
-        for mask in given
+        mask if mask is None or isinstance(mask, np.ndarray) else read_mask(mask, *shape) for mask in given
     ]
     for region in regions:
-        if region is not None and region.shape != shape[:2]:
+        if region is not None and region.shape != shape:
             raise InputError(
-                f"got a mask of shape {region.shape}, expected that of the picture, {shape[:2]}",
+                f"got a mask of shape {region.shape}, expected that of the picture, {shape}",
                 fix="resize the mask",
             )
-    asked = read_asked(chosen, [None if r is None else r.astype(np.float32) for r in regions])
-    for one in asked:
-        base.check_word(one.name)
-    return asked
+    return read_asked(chosen, [None if r is None else r.astype(np.float32) for r in regions], base.words)
 
 
-def _check_numbers(frames: int, fps: float, steps: int) -> None:
+def _check(base: Base, request: Request, preset: str) -> None:
+    frames, fps, steps = request.num_frames, request.fps, request.num_steps
     if not 2 <= frames <= LARGEST_COUNT or not 0 < fps <= 240 or not 1 <= steps <= LARGEST_COUNT:
         raise ConfigError(
             f"got {frames} frames at {fps:g} fps in {steps} steps, expected 2..{LARGEST_COUNT} frames, at most 240 fps and "
             f"1..{LARGEST_COUNT} steps",
             fix="choose numbers in these ranges",
         )
+    if request.prompt and not base.reads_text:
+        raise ConfigError(
+            f'"{base.name}" reads no text, got the prompt {request.prompt!r}',
+            fix="leave out the prompt, or use motions",
+        )
+    if preset != "exact":
+        raise ConfigError(
+            f'got the preset "{preset}", {base.name} has "exact" alone'
+            if preset in PRESETS
+            else f'there is no preset "{preset}"',
+            fix="leave it out; fewer steps are quicker",
+        )
+    base.check(request)
+
+
+def _settings(base: Base, request: Request, masks: Sequence[Mask] | None) -> dict[str, Any]:
+    """What made the clip, as JSON values: the arguments by name, files by name and sha256."""
+    files = [None if mask is None or isinstance(mask, np.ndarray) else Path(mask) for mask in masks or ()]
+    adapters = {one.name: one.sha256 for one in request.motions if one.sha256}
+    hashes = {file.name: sha256_of(file) for file in files if file is not None}
+    settings: dict[str, Any] = {
+        "base": base.name,
+        "motions": [
+            [one.name, list(one.weight) if isinstance(one.weight, tuple) else one.weight]
+            for one in request.motions
+        ],
+        "frames": request.num_frames,
+        "fps": request.fps,
+        "steps": request.num_steps,
+        "prompt": request.prompt,
+        "overscan": request.overscan,
+        "loop": request.loop,
+        "masks": [file and file.name for file in files] or None,
+    }
+    for name, value in (("adapters_sha256", adapters), ("masks_sha256", hashes), ("facts", base.facts())):
+        if value:
+            settings[name] = value
+    return settings
 
 
 def _pixels(picture: Picture) -> Tensor:

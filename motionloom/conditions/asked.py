@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from motionloom.durable import sha256_of
 from motionloom.errors import ConfigError
 
+if TYPE_CHECKING:
+    from motionloom.adapters.adapter import Adapter
+
 Weight = float | tuple[float, float]  # a number, or (at the first step, at the last step)
+Name = Union[str, "os.PathLike[str]", "Adapter"]  # a motion word, an adapter file, an adapter
+Motion = Name | tuple[Name, Weight]
+ADAPTER_SUFFIX = ".safetensors"
 LARGEST_WEIGHT = 4.0
 
 
@@ -22,14 +31,18 @@ class Asked:
     """One motion asked for.
 
     Attributes:
-        name: a motion word.
+        name: a motion word, or what the adapter is called.
         weight: 1 is the motion's usual strength; a pair runs linearly over the steps.
         region: (H, W), 0..1, the photo's size; None is everywhere.
+        adapter: the adapter that makes the motion; None where the base knows the word itself.
+        sha256: of the adapter's file; empty where it came from none.
     """
 
     name: str
     weight: Weight = 1.0
     region: npt.NDArray[np.float32] | None = None
+    adapter: Adapter | None = None
+    sha256: str = ""
 
     def weight_at(self, progress: float) -> float:
         """The weight when `progress` (0 at the first step, 1 at the last) of the steps is done."""
@@ -51,24 +64,53 @@ class Asked:
         return resize_maps(torch.from_numpy(self.region)[None, None], height, width, "bilinear")[0, 0]
 
 
-def read_asked(motions: Sequence[Any], regions: Sequence[npt.NDArray[np.float32] | None]) -> list[Asked]:
-    """Names, (name, weight) pairs or (name, (first, last)) pairs, with a region each => what is asked.
+def read_asked(
+    motions: Sequence[Motion], regions: Sequence[npt.NDArray[np.float32] | None], words: Sequence[str]
+) -> list[Asked]:
+    """Motions, each alone or as (motion, weight) or (motion, (first, last)), with a region each => what is asked.
+
+    Args:
+        motions: motion words, paths of adapter files, or adapters.
+        regions: one for each motion, (H, W) 0..1; None is everywhere.
+        words: the motion words the base knows; a name among them is never taken for a file.
 
     Raises:
-        ConfigError: a weight that is no number, negative, or far beyond what was trained.
+        ConfigError: a weight that is no number, negative, or far beyond what was trained; a word where the
+            base knows none.
+        WeightsError: an adapter file that is missing or damaged.
     """
     asked = []
     for motion, region in zip(motions, regions, strict=True):
-        name, weight = (motion, 1.0) if isinstance(motion, str) else motion
-        ends = weight if isinstance(weight, (tuple, list)) else (weight,)
-        if len(ends) not in (1, 2) or not all(
-            isinstance(w, (int, float)) and 0 <= w <= LARGEST_WEIGHT for w in ends
-        ):
-            raise ConfigError(
-                f"got the weight {weight!r} for {name}, expected a number or a pair of numbers in 0..{LARGEST_WEIGHT:g}",
-                fix="1 is a motion's usual strength",
-            )
-        asked.append(
-            Asked(str(name), float(ends[0]) if len(ends) == 1 else (float(ends[0]), float(ends[1])), region)
-        )
+        given, weight = motion if isinstance(motion, (tuple, list)) else (motion, 1.0)
+        name, adapter, sha256 = _motion(given, words)
+        asked.append(Asked(name, _weight(weight, name), region, adapter, sha256))
     return asked
+
+
+def _weight(weight: Any, name: str) -> Weight:
+    ends = weight if isinstance(weight, (tuple, list)) else (weight,)
+    if len(ends) not in (1, 2) or not all(
+        isinstance(w, (int, float)) and 0 <= w <= LARGEST_WEIGHT for w in ends
+    ):
+        raise ConfigError(
+            f"got the weight {weight!r} for {name}, expected a number or a pair of numbers in 0..{LARGEST_WEIGHT:g}",
+            fix="1 is a motion's usual strength",
+        )
+    return float(ends[0]) if len(ends) == 1 else (float(ends[0]), float(ends[1]))
+
+
+def _motion(given: Name, words: Sequence[str]) -> tuple[str, Adapter | None, str]:
+    """(name, adapter, sha256 of its file) of a motion; a word has no adapter."""
+    if not isinstance(given, (str, os.PathLike)):  # an adapter
+        return given.name, given, ""
+    file = Path(given)
+    if isinstance(given, str) and (given in words or (file.suffix != ADAPTER_SUFFIX and words)):
+        return given, None, ""
+    if file.suffix != ADAPTER_SUFFIX:
+        raise ConfigError(
+            f'this base knows no motion words, got "{given}"',
+            fix=f"give an adapter file, such as {file.name or 'motion'}{ADAPTER_SUFFIX}",
+        )
+    from motionloom.adapters import load_adapter
+
+    return file.name, load_adapter(file), sha256_of(file)

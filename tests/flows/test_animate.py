@@ -14,14 +14,14 @@ from PIL import Image
 import motionloom as ml
 from motionloom.cli import main
 from motionloom.conditions.words import WORDS
-from motionloom.denoisers.catalog import Base
+from motionloom.denoisers.mini import MiniBase
 from motionloom.video.read import read_clip, read_settings
 
 QUICK = ["--frames", "4", "--steps", "2"]
 
 
 @pytest.fixture(scope="module")
-def base() -> Base:
+def base() -> MiniBase:
     return ml.load_base("mini")
 
 
@@ -33,32 +33,32 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
-def test_frame_0_is_the_photo(base: Base, photo: Path) -> None:
+def test_frame_0_is_the_photo(base: MiniBase, photo: Path) -> None:
     clip = ml.generate(base, photo, [("pan-left", 1.0)], frames=4, steps=2)
     assert clip.frames.shape == (4, 60, 81, 3) and clip.fps == base.fps
     assert np.array_equal(clip.frames[0], ml.read_picture(photo))
     assert not np.array_equal(clip.frames[3], clip.frames[0])
 
 
-def test_the_same_seed_is_the_same_clip_and_another_is_another(base: Base, photo: Path) -> None:
+def test_the_same_seed_is_the_same_clip_and_another_is_another(base: MiniBase, photo: Path) -> None:
     one, two, other = (
         ml.generate(base, photo, ["clouds"], frames=3, steps=3, seed=s).frames for s in (1, 1, 2)
     )
     assert np.array_equal(one, two) and not np.array_equal(one, other)
 
 
-def test_no_motion_asked_picks_one_and_says_which(base: Base, photo: Path) -> None:
+def test_no_motion_asked_picks_one_and_says_which(base: MiniBase, photo: Path) -> None:
     clip = ml.generate(base, photo, frames=2, steps=1)
     assert clip.settings["motions"] == [["zoom-in", 1.0]]
 
 
 @pytest.mark.parametrize("word", [word.name for word in WORDS])
-def test_every_motion_moves_something(base: Base, photo: Path, word: str) -> None:
+def test_every_motion_moves_something(base: MiniBase, photo: Path, word: str) -> None:
     clip = ml.generate(base, photo, [(word, 1.5)], frames=3, steps=4)
     assert np.abs(clip.frames[2].astype(int) - clip.frames[0]).mean() > 0.2
 
 
-def test_a_mask_confines_its_motion(base: Base, photo: Path) -> None:
+def test_a_mask_confines_its_motion(base: MiniBase, photo: Path) -> None:
     mask = np.zeros((60, 81), np.float32)
     mask[:, 50:] = 1
     clip = ml.generate(base, photo, [("pan-up", 1.0)], masks=[mask], frames=3, steps=4)
@@ -66,19 +66,19 @@ def test_a_mask_confines_its_motion(base: Base, photo: Path) -> None:
     assert moved[:, :36].mean() < 2.0 and moved[:, 56:].mean() > 4 * moved[:, :36].mean()
 
 
-def test_weight_0_leaves_the_photo_still(base: Base, photo: Path) -> None:
+def test_weight_0_leaves_the_photo_still(base: MiniBase, photo: Path) -> None:
     clip = ml.generate(base, photo, [("zoom-in", 0.0)], frames=3, steps=2)
     assert np.array_equal(clip.frames[2], clip.frames[0])
 
 
-def test_a_curve_over_the_steps_is_between_its_ends(base: Base, photo: Path) -> None:
+def test_a_curve_over_the_steps_is_between_its_ends(base: MiniBase, photo: Path) -> None:
     full, curve = (
         ml.generate(base, photo, [("pan-left", w)], frames=2, steps=6).frames[1] for w in (1.0, (1.0, 0.0))
     )
     assert not np.array_equal(full, curve)
 
 
-def test_overscan_shows_the_middle_of_the_photo(base: Base, photo: Path) -> None:
+def test_overscan_shows_the_middle_of_the_photo(base: MiniBase, photo: Path) -> None:
     clip = ml.generate(base, photo, [("pan-left", 1.0)], frames=3, steps=4, overscan=True)
     _, height, width, _ = clip.frames.shape
     top, left = (60 - height) // 2, (81 - width) // 2
@@ -86,7 +86,7 @@ def test_overscan_shows_the_middle_of_the_photo(base: Base, photo: Path) -> None
     assert np.array_equal(clip.frames[0], ml.read_picture(photo)[top : top + height, left : left + width])
 
 
-def test_any_shape_of_photo_works(base: Base) -> None:
+def test_any_shape_of_photo_works(base: MiniBase) -> None:
     for height, width in ((16, 16), (17, 95), (120, 31)):
         picture = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
         assert ml.generate(base, picture, frames=2, steps=1).frames.shape == (2, height, width, 3)
@@ -130,7 +130,7 @@ def test_motions_and_bases_are_listed(capsys: pytest.CaptureFixture[str]) -> Non
     assert "mini" in capsys.readouterr().out
 
 
-def test_guidance_weave_of_one_motion_is_that_motion(base: Base) -> None:
+def test_guidance_weave_of_one_motion_is_that_motion(base: MiniBase) -> None:
     """v_0 + 1 (v_1 - v_0) = v_1: the sum of one is the map of one."""
     from motionloom.conditions.asked import Asked
     from motionloom.sampling.weave import GuidanceWeave, MapWeave
@@ -148,7 +148,7 @@ def test_guidance_weave_of_one_motion_is_that_motion(base: Base) -> None:
     assert torch.allclose(one, two, atol=1e-5) and torch.allclose(one, twice, atol=1e-5)
 
 
-def test_making_the_motion_does_not_depend_on_the_number_of_frames(base: Base, photo: Path) -> None:
+def test_making_the_motion_does_not_depend_on_the_number_of_frames(base: MiniBase, photo: Path) -> None:
     """The latent has no time axis: 4 and 7 frames come from the same latent, and share every other frame."""
     few, many = (
         ml.generate(base, photo, [("pan-left", 1.0)], frames=count, steps=3).frames for count in (4, 7)

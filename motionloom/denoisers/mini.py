@@ -1,0 +1,107 @@
+"""The base `mini`: the LaMD that ships with the package. Motions are words, the latent holds motion alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from motionloom.codecs.run import Loop, Once
+from motionloom.codecs.warp_codec import WarpCodec, Where
+from motionloom.conditions.asked import Asked
+from motionloom.conditions.words import WORDS, find
+from motionloom.denoisers.base import Base, Denoiser, Progress, Request
+from motionloom.denoisers.map_generator import PHOTO_CELL, MapGenerator
+from motionloom.errors import ConfigError
+from motionloom.motion.grid import resize_maps
+from motionloom.sampling.schedules import RectifiedFlow, rectified_flow
+from motionloom.sampling.weave import MapWeave
+
+
+class MiniBase(Base):
+    """A motion generator and a warping codec; any photo, any size, on a CPU."""
+
+    num_frames, fps, num_steps = 16, 8.0, 20
+    words = tuple(word.name for word in WORDS)
+    default_motion = "zoom-in"
+
+    def __init__(self, codec: WarpCodec, denoiser: MapGenerator, name: str = "mini") -> None:
+        self.name = name
+        self.codec: WarpCodec = codec
+        self.denoiser: MapGenerator = denoiser
+
+    def check(self, request: Request) -> None:
+        """See `Base`: motions are words."""
+        for one in request.motions:
+            if one.adapter is not None:
+                raise ConfigError(
+                    f'"{self.name}" moves by words, got the adapter "{one.name}"',
+                    fix="run `motionloom motions` for the words, or choose another --base for this adapter",
+                )
+            find(one.name)
+
+    def schedule(self, request: Request | None = None) -> RectifiedFlow:
+        """See `Base`."""
+        return rectified_flow()
+
+    def condition(self, request: Request, first_latent: Tensor | None) -> Any:
+        """See `Base`."""
+        return self.told(request.photo)
+
+    @contextmanager
+    def adapted(self, request: Request) -> Iterator[Denoiser]:
+        """See `Base`."""
+        yield self.woven(request.motions)
+
+    def decode(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
+        """See `Base`; with `overscan` the frames are the middle that never looks beyond the photo."""
+        where = self.where(request.motions, request.height, request.width)
+        run = Loop() if request.loop else Once()
+        frames = self.codec.decode(latents, request.photo, request.num_frames, where, run, progress)
+        if request.overscan:
+            view = self.codec.safe_view(latents, request.photo, request.num_frames, where, run)
+            top, left, height, width = view
+            frames = frames[..., top : top + height, left : left + width]
+        return frames
+
+    def told(self, photo: Tensor) -> Any:
+        """What the denoiser is told of a photo (1, 3, H, W), -1..1."""
+        h, w = self.codec.latent_shape(self.num_frames, *photo.shape[-2:])[1:]
+        return self.denoiser.tell(resize_maps(photo, PHOTO_CELL * h, PHOTO_CELL * w), h, w)
+
+    def woven(self, asked: Sequence[Asked]) -> Denoiser:
+        """The denoiser that moves as asked."""
+        return MapWeave(self.denoiser, tuple(asked))
+
+    def where(self, asked: Sequence[Asked], height: int, width: int) -> Where:
+        """Where the codec may draw each kind of motion, at the photo's size."""
+        kinds = [WORDS[find(one.name)].kind for one in asked]
+        cameras = [
+            one.region
+            for one, kind in zip(asked, kinds, strict=True)
+            if kind == "rigid" and one.largest_weight > 0
+        ]
+        regions = list(
+            {None if r is None else r.tobytes(): r for r in cameras}.values()
+        )  # cameras of one region move as one
+        everywhere = torch.ones(height, width)
+        rigid = [everywhere if r is None else torch.from_numpy(r) for r in regions]
+        local, light, paint = torch.zeros(3, height, width)
+        for one in asked:
+            word, region = WORDS[find(one.name)], one.region_over(height, width)
+            if word.kind == "rigid" or one.largest_weight == 0:
+                continue
+            light = light.maximum(region)
+            local = local.maximum(region * (word.kind == "local"))
+            paint = paint.maximum(region * word.painted)
+        return Where(torch.stack(rigid) if rigid else torch.zeros(0, height, width), local, light, paint)
+
+
+def load_mini() -> MiniBase:
+    """The shipped model."""
+    from motionloom.zoo import MINI, load_codec, load_generator
+
+    return MiniBase(load_codec(MINI / "codec.safetensors"), load_generator(MINI / "generator.safetensors"))
