@@ -171,6 +171,7 @@ class Base(ABC):
     default_motion: str | None = None
     reads_text: ClassVar[bool] = False
 
+    @abstractmethod
     def check(self, request: Request) -> None:
         """Refuse what this base cannot do, before any work.
 
