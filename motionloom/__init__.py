@@ -15,7 +15,9 @@ from motionloom import errors
 from motionloom.errors import MotionLoomError
 
 if TYPE_CHECKING:
+    from motionloom.adapters.text_adapter import TextAdapter as TextAdapter
     from motionloom.denoisers.catalog import load_base as load_base
+    from motionloom.denoisers.dynamicrafter.unet import dynamicrafter_unet as dynamicrafter_unet
     from motionloom.generate import generate as generate
     from motionloom.train import train as train
     from motionloom.video.clip import Clip as Clip
@@ -26,6 +28,8 @@ __version__ = "0.1.0"
 
 # public name -> the module that defines it under the same name
 _HOMES = {
+    "dynamicrafter_unet": "motionloom.denoisers.dynamicrafter.unet",
+    "TextAdapter": "motionloom.adapters.text_adapter",
     "Clip": "motionloom.video.clip",
     "read_clip": "motionloom.video.read",
     "read_picture": "motionloom.video.picture",
@@ -41,6 +45,8 @@ __all__ = [
     "load_base",
     "generate",
     "train",
+    "dynamicrafter_unet",
+    "TextAdapter",
     "errors",
     "MotionLoomError",
     "__version__",

@@ -9,19 +9,18 @@ image tokens:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from motionloom.errors import ConfigError, InputError
+from motionloom.errors import ConfigError, InputError, WeightsError
 from motionloom.weights import load_strictly
 
 if TYPE_CHECKING:
@@ -94,13 +93,12 @@ class DynamiCrafterUNet(nn.Module):
     """The video network.
 
     Args:
-        config: sizes.
-        text_adapter: give it room for the stage-1 adapter of arXiv 2503.00948, with its initial weights.
+        config: sizes; those of the 512 and 1024 model by default.
 
     Attributes:
         network: the diffusers network, whose module names adapters and group tables go by.
-        text_adapter: the stage-1 adapter, or None. A stage-1 adapter is part of the network (and of its
-            state) while it is here; `motionloom.adapters.text_adapter` puts it in and takes it out.
+        text_adapter: the stage-1 adapter of arXiv 2503.00948, or None; `TextAdapter.join` and `leave` put it
+            here, and while it is here it is part of the network and of its state.
     """
 
     prediction_type: Literal["v_prediction"] = "v_prediction"
@@ -128,16 +126,8 @@ class DynamiCrafterUNet(nn.Module):
                 all image tokens when their number does not fit; here that is refused.
         """
         self._check(latents, timesteps, context, fps)
-        with self._told(context[:, :TEXT_TOKENS], latents.shape[2]):
-            predicted: Tensor = self.network(
-                latents, timesteps, context, timestep_cond=fps, return_dict=False
-            )[0]
+        predicted: Tensor = self.network(latents, timesteps, context, timestep_cond=fps, return_dict=False)[0]
         return predicted
-
-    def _told(self, text: Tensor, num_frames: int) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext() if self.text_adapter is None else self.text_adapter.telling(text, num_frames)
 
     def _check(self, latents: Tensor, timesteps: Tensor, context: Tensor, fps: Tensor) -> None:
         batch, channels, frames = latents.shape[:3] if latents.ndim == 5 else (0, 0, 0)
@@ -160,13 +150,6 @@ class DynamiCrafterUNet(nn.Module):
                 f"expected ({batch},) of both",
                 fix="give one of each per clip",
             )
-
-
-def temporal_transformers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) of every temporal transformer, input attention included: 17 in the released sizes."""
-    for name, module in network.named_modules():
-        if isinstance(module, TransformerTemporalModel):
-            yield name, module
 
 
 def dynamicrafter_unet(
@@ -192,9 +175,15 @@ def dynamicrafter_unet(
 
     config = UNetConfig.of(unet_config)
     tensors = unet_tensors(official_state_dict, config)
+    has_adapter = "text_adapter.queries" in tensors
+    if not (has_adapter or config.temporal_selfatt_only):
+        raise WeightsError(
+            "the configuration says temporal_selfatt_only: false, the checkpoint has no text adapter",
+            fix="set temporal_selfatt_only: true; TextAdapter.of(unet).join(unet) adds a new adapter",
+        )
     with torch.device("meta"):
         unet = DynamiCrafterUNet(config)
-        if "text_adapter.queries" in tensors:
+        if has_adapter:
             TextAdapter.of(unet, num_queries=len(tensors["text_adapter.queries"])).join(unet)
     unet.to_empty(device="cpu")
     load_strictly(unet, tensors, Path("official checkpoint"))
