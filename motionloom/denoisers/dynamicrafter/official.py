@@ -18,7 +18,21 @@ UNET_PREFIX = "model.diffusion_model."
 OTHER_PARTS = ("first_stage_model.", "cond_stage_model.", "embedder.", "image_proj_model.")
 ADAPTER_KEY = re.compile(r"^queries$|^qformer\.|\.cc_projection\.")
 BUFFERS = frozenset(
-    ["betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "scale_arr"]
+    {
+        "betas",
+        "alphas_cumprod",
+        "alphas_cumprod_prev",
+        "sqrt_alphas_cumprod",
+        "sqrt_one_minus_alphas_cumprod",
+        "log_one_minus_alphas_cumprod",
+        "sqrt_recip_alphas_cumprod",
+        "sqrt_recipm1_alphas_cumprod",
+        "posterior_variance",
+        "posterior_log_variance_clipped",
+        "posterior_mean_coef1",
+        "posterior_mean_coef2",
+        "scale_arr",
+    }
 )
 
 _RESNET = {
