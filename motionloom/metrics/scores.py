@@ -153,6 +153,11 @@ def as_number(value: float) -> Number:
     return float(value) if math.isfinite(value) else ("inf" if value > 0 else "-inf")
 
 
+def as_float(number: Number) -> float:
+    """The other way round: "undefined" is NaN."""
+    return math.nan if number == "undefined" else float(number)
+
+
 def load_scores(path: str | os.PathLike[str]) -> Scores:
     """Read scores.json, or the folder that holds it.
 
