@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from motionloom.denoisers.catalog import load_base as load_base
     from motionloom.denoisers.dynamicrafter.unet import dynamicrafter_unet as dynamicrafter_unet
     from motionloom.generate import generate as generate
+    from motionloom.merging.decoupling import decouple as decouple
+    from motionloom.merging.decoupling import extrapolate as extrapolate
     from motionloom.train import train as train
     from motionloom.video.clip import Clip as Clip
     from motionloom.video.picture import read_picture as read_picture
@@ -36,6 +38,8 @@ _HOMES = {
     "load_base": "motionloom.denoisers.catalog",
     "generate": "motionloom.generate",
     "train": "motionloom.train",
+    "extrapolate": "motionloom.merging.decoupling",
+    "decouple": "motionloom.merging.decoupling",
 }
 
 __all__ = [
@@ -47,6 +51,8 @@ __all__ = [
     "train",
     "dynamicrafter_unet",
     "TextAdapter",
+    "extrapolate",
+    "decouple",
     "errors",
     "MotionLoomError",
     "__version__",
