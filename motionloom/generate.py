@@ -113,6 +113,8 @@ def generate(
     drawn = base.decode(latents, request, _stage(progress, "drawing"))
 
     settings |= _settings(base, request, masks) | {"size": size, "seed": seed, "preset": preset}
+    if notes := [*settings.pop("notes", []), *base.notes(request)]:
+        settings["notes"] = notes
     return Clip(_frames(drawn), request.fps, settings)
 
 
@@ -235,7 +237,11 @@ def _settings(base: Base, request: Request, masks: Sequence[Mask] | None) -> dic
         "loop": request.loop,
         "masks": [file and file.name for file in files] or None,
     }
-    for name, value in (("adapters_sha256", adapters), ("masks_sha256", hashes), ("facts", base.facts())):
+    for name, value in (
+        ("adapters_sha256", adapters),
+        ("masks_sha256", hashes),
+        ("base_facts", base.facts()),
+    ):
         if value:
             settings[name] = value
     return settings

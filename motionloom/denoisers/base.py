@@ -212,3 +212,7 @@ class Base(ABC):
     def facts(self) -> dict[str, Any]:
         """What a clip's settings say of this base besides its name: weights, revision, options. No full paths."""
         return {}
+
+    def notes(self, request: Request) -> list[str]:
+        """Sentences for the user on what is unusual about a request that works."""
+        return []

@@ -39,6 +39,12 @@ def ddpm_linear(prediction_type: str = "epsilon") -> DDPMScheduler:
     return _process({"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}, prediction_type)
 
 
+def stable_diffusion(beta_schedule: str = "scaled_linear") -> DDPMScheduler:
+    """Stable Diffusion 1.5's: linear in sqrt(beta) from .00085 to .012; AnimateDiff's own is "linear" in beta."""
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": beta_schedule}
+    return _process(betas, "epsilon")
+
+
 def leading_grid(num_train_timesteps: int, num_steps: int) -> list[int]:
     """1, 1 + c, 1 + 2c, ... with c = T / K: latent diffusion's 1, 6, ..., 996 for 200 steps.
 

@@ -1,0 +1,312 @@
+"""The bases `animatediff-v3` and `tiny-animatediff`: Stable Diffusion 1.5 with motion module v3.
+
+Weights come from the hub's cache, from a folder of a diffusers pipeline, or from the two official files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from motionloom.codecs.image_autoencoder import ImageAutoencoder
+from motionloom.denoisers.base import Request
+from motionloom.denoisers.hub import FETCH_MOTION, FETCH_SPATIAL, MOTION_REPOSITORY, SPATIAL_REPOSITORY
+from motionloom.denoisers.miva import MivaBase, MivaOptions, read_options
+from motionloom.denoisers.pretrained import device_and_dtype, find_folder, load_part
+from motionloom.denoisers.text_free import TextFreeNetwork
+from motionloom.errors import ConfigError, WeightsError
+from motionloom.sampling.schedules import ddim, stable_diffusion
+from motionloom.weights import load_strictly, load_weights
+
+NAME = "animatediff-v3"
+HALF = "float16"
+NATIVE_SIZE_PX = (320, 512)  # height, width
+
+# Stable Diffusion 1.5, as diffusers names it
+SPATIAL_CONFIG: Mapping[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
+MOTION_CONFIG: Mapping[str, Any] = {"use_motion_mid_block": False, "motion_max_seq_length": 32}
+VAE_CONFIG: Mapping[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+}
+
+
+class AnimateDiffOptions(MivaOptions):
+    """How sampling runs; where paper and release disagree the default is ours, and "convention" names both.
+
+    Attributes:
+        group_norm: statistics "per_frame", AnimateDiff v3's own (and the paper's), or "joint" over all frames,
+            as released.
+        beta_schedule: "scaled_linear", Stable Diffusion's and as released, or "linear", AnimateDiff's own and
+            the paper's.
+    """
+
+    group_norm: Literal["per_frame", "joint"] = "per_frame"
+    beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
+
+
+CONVENTIONS: dict[str, dict[str, str]] = {
+    "default": {},
+    "paper": {"beta_schedule": "linear"},
+    "released": {"group_norm": "joint"},
+}
+
+
+class AnimateDiffBase(MivaBase):
+    """MIVA on AnimateDiff: 16 frames at 8 fps, 512 x 320 px, DDIM in 50 steps without guidance."""
+
+    num_frames, fps = 16, 8.0
+    options: AnimateDiffOptions
+
+    @property
+    def group_norm(self) -> str:  # type: ignore[override]
+        """See `MivaBase`."""
+        return self.options.group_norm
+
+    def check(self, request: Request) -> None:
+        """See `Base`; the motion modules know a limited number of frames."""
+        super().check(request)
+        longest = int(self.denoiser.network.config.motion_max_seq_length)
+        if request.num_frames > longest:
+            raise ConfigError(
+                f"got {request.num_frames} frames, {self.name} knows the positions of {longest}",
+                fix=f"ask for {longest} frames or fewer; {self.num_frames} is what it was trained with",
+            )
+
+    def scheduler(self) -> Any:
+        """See `MivaBase`: timesteps 981, 961, ..., 1 in 50 steps; deterministic; no clipping."""
+        return ddim(stable_diffusion(self.options.beta_schedule))
+
+    def levels(self, request: Request) -> tuple[float, float]:
+        """See `MivaBase`: sqrt(abar) and sqrt(1 - abar)."""
+        abar: Tensor = stable_diffusion(self.options.beta_schedule).alphas_cumprod[
+            self.options.start_timestep
+        ]
+        return float(abar.sqrt()), float((1 - abar).sqrt())
+
+
+def load_animatediff(
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    motion_module: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> AnimateDiffBase:
+    """The base, from wherever its weights are. No text encoder is ever loaded.
+
+    Args:
+        folder: of a diffusers pipeline (unet, vae and motion_adapter), or its hub id; None takes the two official
+            hub repositories.
+        motion_module, checkpoint: instead, the official files: v3_sd15_mm and a Stable Diffusion 1.5
+            checkpoint, both as safetensors.
+        revision: of the hub repository.
+        device, dtype: where and how precisely to compute.
+        options: see `AnimateDiffOptions`, and convention="default", "paper" or "released".
+
+    Raises:
+        WeightsError: weights are missing (the fix fetches them), damaged, or of another model.
+        ConfigError: an option that does not exist.
+    """
+    name = NAME if folder is None else Path(folder).name
+    chosen = _read(options, name)
+    place, precision = device_and_dtype(device, dtype, HALF)
+    facts: dict[str, Any] = {"revision": revision} if revision else {}
+    if motion_module is not None or checkpoint is not None:
+        if motion_module is None or checkpoint is None:
+            raise ConfigError(
+                "got one of motion_module and checkpoint, expected both",
+                fix="give v3_sd15_mm.safetensors and a Stable Diffusion 1.5 checkpoint",
+            )
+        network, autoencoder = load_official(motion_module, checkpoint)
+        network, autoencoder = network.to(precision), autoencoder.to(precision)
+        facts |= {"motion_module": Path(motion_module).name, "checkpoint": Path(checkpoint).name}
+    else:
+        network, autoencoder = _load_folders(folder, revision, precision)
+    return _base(name, network.to(place), autoencoder.to(place), chosen, facts)
+
+
+def load_tiny(seed: int | str = 0, **options: Any) -> AnimateDiffBase:
+    """Random weights of the same layout, made on the spot from a seed: for tests and dry runs."""
+    from diffusers import AutoencoderKL, UNetMotionModel
+
+    chosen = _read(options, "tiny-animatediff")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        network = UNetMotionModel(**TINY_NETWORK)
+        autoencoder = AutoencoderKL(**TINY_VAE)
+    facts = {"seed": int(seed)}
+    return _base("tiny-animatediff", network, autoencoder, chosen, facts, native_size_px=(64, 64))
+
+
+TINY_NETWORK: Mapping[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (32, 64, 64, 64),
+    "layers_per_block": 1,
+    "cross_attention_dim": 24,
+    "num_attention_heads": 8,
+    "use_motion_mid_block": False,
+}
+TINY_VAE: Mapping[str, Any] = {
+    **VAE_CONFIG,
+    "block_out_channels": (8, 8, 8, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "sample_size": 64,
+}
+
+
+def _read(options: Mapping[str, Any], name: str) -> AnimateDiffOptions:
+    rest = dict(options)
+    convention = rest.pop("convention", "default")
+    if convention not in CONVENTIONS:
+        raise ConfigError(
+            f'got convention="{convention}", expected one of {", ".join(CONVENTIONS)}', fix="choose one"
+        )
+    return read_options(AnimateDiffOptions, CONVENTIONS[convention] | rest, name)
+
+
+def _base(
+    name: str,
+    network: Any,
+    autoencoder: Any,
+    options: AnimateDiffOptions,
+    facts: Mapping[str, Any],
+    native_size_px: tuple[int, int] = NATIVE_SIZE_PX,
+) -> AnimateDiffBase:
+    denoiser = TextFreeNetwork(network, "epsilon", int(network.config.cross_attention_dim), True)
+    codec = ImageAutoencoder(autoencoder)
+    multiple = codec.factor * int(2 ** (len(network.config.block_out_channels) - 1))  # 8 x 8 = 64
+    return AnimateDiffBase(name, denoiser, codec, (native_size_px, multiple), options, facts)
+
+
+def _load_folders(
+    folder: str | os.PathLike[str] | None, revision: str | None, dtype: torch.dtype
+) -> tuple[Any, Any]:
+    """(network, autoencoder) of a diffusers pipeline, or of the two official repositories."""
+    from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+
+    if folder is None:
+        spatial = find_folder(SPATIAL_REPOSITORY, FETCH_SPATIAL, revision)
+        motion = find_folder(MOTION_REPOSITORY, FETCH_MOTION)
+        part, fetch, fetch_motion = "", FETCH_SPATIAL, FETCH_MOTION
+    else:
+        spatial = motion = find_folder(folder, revision=revision)
+        part, fetch, fetch_motion = "motion_adapter", "", ""
+    autoencoder = load_part(AutoencoderKL, spatial, "vae", dtype, fetch)
+    if UNetMotionModel.load_config(spatial / "unet").get("_class_name") == "UNetMotionModel":
+        return load_part(UNetMotionModel, spatial, "unet", dtype, fetch), autoencoder
+    unet = load_part(UNet2DConditionModel, spatial, "unet", dtype, fetch)
+    adapter = load_part(MotionAdapter, motion, part, dtype, fetch_motion)
+    return _joined(unet, adapter, motion), autoencoder
+
+
+def _joined(unet: Any, adapter: Any, where: str | os.PathLike[str]) -> Any:
+    """A spatial U-Net with motion modules between its layers."""
+    from diffusers import UNetMotionModel
+
+    try:
+        return UNetMotionModel.from_unet2d(unet, adapter)
+    except (ValueError, RuntimeError) as problem:
+        reason = " ".join(str(problem).split())[:200]
+        raise WeightsError(
+            f'the motion modules of "{where}" do not fit this U-Net: {reason}',
+            fix="give the motion module v3 and a Stable Diffusion 1.5 checkpoint",
+        ) from None
+
+
+# --- the official files -------------------------------------------------------------------------------------
+
+
+def load_official(
+    motion_module: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str],
+    spatial_config: Mapping[str, Any] = SPATIAL_CONFIG,
+    motion_config: Mapping[str, Any] = MOTION_CONFIG,
+    vae_config: Mapping[str, Any] = VAE_CONFIG,
+) -> tuple[Any, Any]:
+    """(network, autoencoder) from a motion module file and a Stable Diffusion checkpoint, every key accounted for.
+
+    Raises:
+        WeightsError: a file is no safetensors, or its keys are not those of the model.
+    """
+    from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
+    tensors = load_weights(checkpoint)[0]
+    unet = UNet2DConditionModel(**spatial_config)
+    _fill(unet, tensors, "model.diffusion_model.", convert_ldm_unet_checkpoint, checkpoint)
+    autoencoder = AutoencoderKL(**vae_config)
+    _fill(autoencoder, tensors, "first_stage_model.", convert_ldm_vae_checkpoint, checkpoint)
+    channels = tuple(unet.config.block_out_channels)
+    adapter = MotionAdapter(
+        block_out_channels=channels, motion_layers_per_block=unet.config.layers_per_block, **motion_config
+    )
+    modules = motion_modules(load_weights(motion_module)[0], motion_module)
+    load_strictly(adapter, modules, motion_module)
+    return _joined(unet, adapter, motion_module), autoencoder
+
+
+def motion_modules(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The official names of a motion module file => diffusers' names of a `MotionAdapter`.
+
+    The position tables in the file are not parameters: they must be the sinusoids that diffusers computes.
+
+    Raises:
+        WeightsError: a position table is not sinusoidal.
+    """
+    from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
+
+    named = {name.removeprefix("module."): value for name, value in tensors.items()}
+    for name, table in named.items():
+        if "pos_encoder" in name and not torch.allclose(
+            table.float().reshape(table.shape[-2:]), sinusoids(*table.shape[-2:]), atol=2e-3
+        ):
+            raise WeightsError(
+                f'"{path}" has a position table "{name}" that is not sinusoidal',
+                fix="give the motion module v3",
+            )
+    converted: dict[str, Tensor] = convert_animatediff_checkpoint_to_diffusers(named)
+    return converted
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """AnimateDiff's position table: sin and cos interleaved, (length, width)."""
+    angles = torch.arange(length)[:, None] * 10_000.0 ** (-torch.arange(0, width, 2) / width)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+def _fill(
+    model: torch.nn.Module,
+    tensors: Mapping[str, Tensor],
+    prefix: str,
+    convert: Any,
+    path: str | os.PathLike[str],
+) -> None:
+    """Fill a model from the part of a checkpoint below a prefix; the converter may drop nothing."""
+    part = {name: value for name, value in tensors.items() if name.startswith(prefix)}
+    if not part:
+        raise WeightsError(
+            f'"{path}" has no tensor below "{prefix}"', fix="give a whole Stable Diffusion 1.5 checkpoint"
+        )
+    converted = convert(dict(part), dict(model.config))
+    if len(converted) != len(part):
+        used = {value.untyped_storage().data_ptr() for value in converted.values()}
+        left = [name for name, value in part.items() if value.untyped_storage().data_ptr() not in used]
+        raise WeightsError(
+            f'"{path}" has {len(left)} tensors that are no part of Stable Diffusion 1.5 ({", ".join(left[:5])})',
+            fix="give the original checkpoint",
+        )
+    load_strictly(model, converted, path)

@@ -1,0 +1,168 @@
+"""What the bases of MIVA share (arXiv 2512.20000, inference): how a photo becomes a clip under motion adapters.
+
+photo -> z_0 -> shared noise, low frequencies of z_0 -> denoise frames 1.. beside the clean z_0 -> AdaIN -> decode
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from motionloom.codecs.image_autoencoder import ImageAutoencoder
+from motionloom.codecs.wan_autoencoder import WanAutoencoder
+from motionloom.denoisers.base import Base, Denoiser, Progress, Request
+from motionloom.denoisers.pretrained import fingerprint, suggest
+from motionloom.denoisers.text_free import TextFreeNetwork
+from motionloom.errors import ConfigError
+from motionloom.sampling.first_frame import HeldFrames, adain
+from motionloom.start_noise.dct import KEPT_SHARE, START_TIMESTEP, DCTStart
+from motionloom.start_noise.shared import SharedNoise
+
+
+class MivaOptions(BaseModel):
+    """How sampling starts and ends; each adapter may want its own.
+
+    Attributes:
+        shared_noise: rho, the part of the noise that all frames share. LAMP takes 0.2. Rain, which suffers from
+            noise anchored to the photo, wants less.
+        dct_share: kept of each spatial axis in the start noise's low band; 0 switches it off.
+        start_timestep: the noise level at which the low band is taken from the photo, 0..999.
+        posterior: frame 0 is a "sample" of the photo's posterior or its "mean".
+        adain: give frames 1.. the statistics of frame 0 after the last step.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    shared_noise: float = Field(0.05, ge=0, le=1)
+    dct_share: float = Field(KEPT_SHARE, ge=0, le=1)
+    start_timestep: int = Field(START_TIMESTEP, ge=0, le=999)
+    posterior: Literal["sample", "mean"] = "sample"
+    adain: bool = True
+
+
+Options = TypeVar("Options", bound=MivaOptions)
+
+
+def read_options(kind: type[Options], values: Mapping[str, Any], base: str) -> Options:
+    """Options by name, numbers also as text.
+
+    Raises:
+        ConfigError: an option that does not exist, or a value out of range.
+    """
+    for name in values:
+        if name not in kind.model_fields:
+            raise ConfigError(
+                f'{base} has no option "{name}"', fix=suggest(name, list(kind.model_fields), "options")
+            )
+    try:
+        return kind(**values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise ConfigError(
+            f"got {first['loc'][0]}={first['input']!r} for {base}: {first['msg'].lower()}",
+            fix="correct the option",
+        ) from None
+
+
+class MivaBase(Base):
+    """A diffusers video network that moves photos through adapters; see the top of the file.
+
+    Args:
+        name: what it is called.
+        denoiser: the network, without text.
+        codec: of its latents.
+        sizes_px: the (height, width) it was trained at, and what both sides must be multiples of.
+        options: see `MivaOptions`.
+        facts: what the clip's settings shall say of its weights.
+    """
+
+    num_steps = 50
+    group_norm = "per_frame"  # statistics of the network's GroupNorms
+
+    def __init__(
+        self,
+        name: str,
+        denoiser: TextFreeNetwork,
+        codec: ImageAutoencoder | WanAutoencoder,
+        sizes_px: tuple[tuple[int, int], int],
+        options: MivaOptions,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.denoiser: TextFreeNetwork = denoiser
+        self.codec: ImageAutoencoder | WanAutoencoder = codec
+        self.native_size_px, self.size_multiple_px = sizes_px
+        self.options = options
+        self._facts = dict(facts or {})
+
+    @abstractmethod
+    def levels(self, request: Request) -> tuple[float, float]:
+        """(signal, noise) at the start timestep: y = signal z_0 + noise eps."""
+
+    @abstractmethod
+    def scheduler(self) -> Any:
+        """A fresh diffusers scheduler."""
+
+    def check(self, request: Request) -> None:
+        """See `Base`: there is a motion, each comes as an adapter, and nothing is asked that only `mini` can."""
+        if not request.motions:
+            raise ConfigError(
+                f"{self.name} moves a photo through adapters alone, and no motion was given",
+                fix="give an adapter file: --motion waterfall.safetensors",
+            )
+        for option, wanted in (("loop", request.loop), ("overscan", request.overscan)):
+            if wanted:
+                raise ConfigError(f'{self.name} has no "{option}"', fix="leave it out, or take --base mini")
+
+    def encode(self, request: Request, generator: torch.Generator) -> Tensor:
+        """See `Base`: (1, C, 1, h, w)."""
+        drawn_by = generator if self.options.posterior == "sample" else None
+        return self.codec.encode(request.photo[:, :, None], drawn_by)
+
+    def start_noise(self, request: Request) -> DCTStart:
+        """See `Base`: shared noise whose low frequencies are the photo's."""
+        signal, noise = self.levels(request)
+        return DCTStart(signal, noise, self.options.dct_share, SharedNoise(self.options.shared_noise))
+
+    def schedule(self, request: Request) -> HeldFrames:
+        """See `Base`: frame 0 is never stepped."""
+        return HeldFrames(self.scheduler())
+
+    @contextmanager
+    def adapted(self, request: Request) -> Iterator[Denoiser]:
+        """See `Base`: the adapters of all motions side by side, in one pass."""
+        from motionloom.adapters import MotionWeight, mounted
+
+        pairs = []
+        for one in request.motions:
+            curve = one.weight if isinstance(one.weight, tuple) else None
+            strength = 1.0 if isinstance(one.weight, tuple) else one.weight
+            region = None if one.region is None else torch.from_numpy(one.region)
+            pairs.append((one.adapter, MotionWeight(strength, over_steps=curve, region=region)))
+        with mounted(self.denoiser.network, pairs, group_norm=self.group_norm):
+            yield self.denoiser
+
+    def decode(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
+        """See `Base`."""
+        matched = adain(latents) if self.options.adain else latents
+        return self.codec.decode(matched, request.photo, progress)
+
+    def facts(self) -> dict[str, Any]:
+        """See `Base`: options that were changed, and what tells these weights from others."""
+        changed = self.options.model_dump(exclude_defaults=True)
+        weights = fingerprint(self.denoiser.network, self.codec.network)
+        return self._facts | {"weights": weights} | ({"options": changed} if changed else {})
+
+    def notes(self, request: Request) -> list[str]:
+        """See `Base`."""
+        total = sum(1.0 if isinstance(one.weight, tuple) else one.weight for one in request.motions)
+        masked = any(one.region is not None for one in request.motions)
+        if masked or abs(total - 1) < 1e-6:
+            return []
+        return [f"the weights of the motions sum to {total:g}; MIVA adapters are steadiest at 1"]
