@@ -16,9 +16,10 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -28,6 +29,7 @@ from motionloom.training.stages import STAGES, Section, Stage, stage_class
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_NESTING = 16
+_Model = TypeVar("_Model", bound=Section)
 _Path = tuple[str | int, ...]
 _Lines = dict[_Path, int]  # 1-based line of each value of a recipe; 0 for an override
 # Fields that change what is written or shown but not the numbers of a step: a run may change them when it
@@ -136,7 +138,7 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """Every value, defaults included; `load_recipe` reads it back to an equal recipe."""
-        return str(yaml.dump(self.to_dict(), Dumper=_StrictDumper, sort_keys=False, width=110))
+        return to_yaml(self)
 
 
 def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, overrides: Iterable[str] = ()) -> Recipe:
@@ -145,10 +147,40 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, overrides: Iter
     Raises InputError when the file cannot be read, and ConfigError, naming file, line and key, when it is
     wrong.
     """
+    values = source.to_dict() if isinstance(source, Recipe) else source
+    return read_sections(Recipe, values, overrides, KindOfSection("stage", Stage, STAGES, stage_class))
+
+
+@dataclass(frozen=True)
+class KindOfSection:
+    """A section of a recipe whose `kind` decides which keys are right.
+
+    Attributes:
+        key: of the section.
+        base: class of every kind.
+        kinds: the names that are known.
+        class_of: kind -> class.
+    """
+
+    key: str
+    base: type[Section]
+    kinds: Iterable[str]
+    class_of: Callable[[str], type[Section]]
+
+
+def read_sections(
+    model: type[_Model],
+    source: str | Path | Mapping[str, Any],
+    overrides: Iterable[str],
+    varying: KindOfSection,
+) -> _Model:
+    """A validated recipe of any model, from a YAML file or a mapping, with `key.path=value` overrides applied.
+
+    Raises InputError when the file cannot be read, and ConfigError, naming file, line and key, when it is
+    wrong.
+    """
     lines: _Lines = {}
-    if isinstance(source, Recipe):
-        name, values = "recipe", source.to_dict()
-    elif isinstance(source, Mapping):
+    if isinstance(source, Mapping):
         name, values = "recipe", _copied(source)
     else:
         name = str(source)
@@ -158,15 +190,22 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, overrides: Iter
     for override in overrides:
         _apply_override(values, override, lines)
     told: list[str] = []
-    if "stage" in values:  # first, because its kind decides which keys are right
-        values["stage"] = _stage(values["stage"], name, lines, told)
+    if varying.key in values:  # first, because its kind decides which keys are right
+        values[varying.key] = _of_kind(values[varying.key], varying, name, lines, told)
     try:
-        recipe = Recipe.model_validate(values)
+        recipe = model.model_validate(values)
     except ValidationError as error:
-        told += [line for loc, line in _explain(error, name, lines, Recipe) if loc != ("stage",) or not told]
+        told += [
+            line for loc, line in _explain(error, name, lines, model) if loc != (varying.key,) or not told
+        ]
     if told:
         raise ConfigError("; ".join(told), fix="correct the recipe and run again")
     return recipe
+
+
+def to_yaml(recipe: Section) -> str:
+    """Every value of a recipe, defaults included, as YAML that reads back to an equal one."""
+    return str(yaml.dump(recipe.model_dump(mode="json"), Dumper=_StrictDumper, sort_keys=False, width=110))
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
@@ -309,23 +348,24 @@ def _apply_override(values: dict[str, Any], override: str, lines: _Lines) -> Non
     lines[path] = 0  # 0: not from a line of the file
 
 
-def _stage(value: Any, name: str, lines: _Lines, told: list[str]) -> Any:
-    """The stage that a recipe's `stage` mapping describes; what is wrong with it goes to `told`."""
-    if isinstance(value, Stage):
+def _of_kind(value: Any, varying: KindOfSection, name: str, lines: _Lines, told: list[str]) -> Any:
+    """The section that a mapping with a `kind` describes; what is wrong with it goes to `told`."""
+    if isinstance(value, varying.base):
         return value
-    where = _where(("stage", "kind"), name, lines)
+    key = varying.key
+    where = _where((key, "kind"), name, lines)
     if not isinstance(value, Mapping) or "kind" not in value:
-        told.append(f"{where}: stage: expected a mapping with a `kind`, one of {', '.join(STAGES)}")
+        told.append(f"{where}: {key}: expected a mapping with a `kind`, one of {', '.join(varying.kinds)}")
         return None
     kind = str(value["kind"])
-    if kind not in STAGES:
-        told.append(f"{where}: stage.kind: unknown kind {kind!r}{_did_you_mean(kind, STAGES)}")
+    if kind not in varying.kinds:
+        told.append(f"{where}: {key}.kind: unknown kind {kind!r}{_did_you_mean(kind, varying.kinds)}")
         return None
-    cls = stage_class(kind)
+    cls = varying.class_of(kind)
     try:
         return cls.model_validate(dict(value))
     except ValidationError as error:
-        told += [line for _, line in _explain(error, name, lines, cls, ("stage",))]
+        told += [line for _, line in _explain(error, name, lines, cls, (key,))]
         return None
 
 
