@@ -1,0 +1,12 @@
+"""MIVA: motions as small adapters beside a frozen video model (arXiv 2512.20000).
+
+    adapter = new_adapter(host, "default", seed=0)            adapter.py       fresh, starts as the base without its text
+    adapter = load_adapter("waterfall.safetensors")           adapter_file.py  strict
+    adapter = adapter_from_official("adapter.pt", host)       official.py      the authors' key names
+    with mounted(host, [(adapter, 0.6), (other, 0.4)]):       mount.py         side branches at run time
+        host(latents, timestep, encoder_hidden_states=None).sample
+
+What an adapter is made of, one file a part: cross_frame_attention, adaptive_weighting, text_free_attention, low_rank,
+attention_bias. Where the parts sit: layout. What they know of the running call: context. How they are put beside the layers
+of a U-Net and of a DiT: unet, dit. How much, when and where each acts: motion_weight.
+"""

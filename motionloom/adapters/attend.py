@@ -1,0 +1,54 @@
+"""Multi-head attention on token rows, and the frozen projections that side branches borrow from a base's attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None, backend: Any = None
+) -> Tensor:
+    """softmax(q k^T / sqrt(C / heads) + bias) v, per head.
+
+    Args:
+        q: (R, N, C).
+        k, v: (R, M, C).
+        heads: H.
+        bias: (R or 1, N, M), shared over heads.
+        backend: an attention backend of diffusers; None is the active one.
+
+    Returns:
+        (R, N, C).
+    """
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q.to(v.dtype), k.to(v.dtype), v))  # (R, N, H, C/H)
+    mask = None if bias is None else bias[:, None].to(v.dtype)  # (R, 1, N, M)
+    mixed: Tensor = dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend)
+    return mixed.flatten(2)
+
+
+def queries(attn: Any, x: Tensor) -> Tensor:
+    """The frozen queries of x, normalised where the base does."""
+    return normed_queries(attn, attn.to_q(x))
+
+
+def normed_queries(attn: Any, q: Tensor) -> Tensor:
+    """Queries (..., C) through the base's own query norm: Wan's RMSNorm over all channels; Stable Diffusion has none."""
+    normed: Tensor = q if attn.norm_q is None else attn.norm_q(q)
+    return normed
+
+
+def keys(attn: Any, x: Tensor) -> Tensor:
+    """The frozen keys of x, normalised where the base does."""
+    k: Tensor = attn.to_k(x)
+    normed: Tensor = k if attn.norm_k is None else attn.norm_k(k)
+    return normed
+
+
+def values(attn: Any, x: Tensor) -> Tensor:
+    """The frozen values of x."""
+    v: Tensor = attn.to_v(x)
+    return v

@@ -1,0 +1,75 @@
+"""Low-rank linear maps, alone or beside a frozen layer, and the temporal self-attention that carries four of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from motionloom.adapters.attend import attend
+from motionloom.adapters.settings import TemporalLowRank
+
+
+class LowRank(nn.Module):
+    """x => (alpha / r) B A x, with A: in -> r, B: r -> out, no biases. Zero at the start, because B is."""
+
+    def __init__(self, in_channels: int, out_channels: int, rank: int, alpha: float | None = None) -> None:
+        super().__init__()
+        self.scale = 1.0 if alpha is None else alpha / rank
+        self.lora_A = nn.Linear(in_channels, rank, bias=False)
+        self.lora_B = nn.Linear(rank, out_channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) => (..., out)."""
+        up: Tensor = self.lora_B(self.lora_A(x))
+        return up * self.scale
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator, gaussian: bool = False) -> None:
+        """A: Kaiming-uniform, or N(0, 1 / r^2); B: zero."""
+        weight = self.lora_A.weight
+        if gaussian:
+            weight.normal_(0, 1 / len(weight), generator=generator)
+        else:
+            bound = 1 / math.sqrt(weight.shape[1])
+            weight.uniform_(-bound, bound, generator=generator)
+        self.lora_B.weight.zero_()
+
+
+class TemporalSelfAttention(nn.Module):
+    """A base's temporal self-attention with low-rank parts on q, k, v and out (section 3.3 of the paper's base, AnimateDiff).
+
+    q, k and v read what the frozen projections read, position code included; out reads the attention's output.
+    """
+
+    def __init__(self, channels: int, settings: TemporalLowRank) -> None:
+        super().__init__()
+        for name in ("to_q", "to_k", "to_v", "to_out"):
+            self.add_module(name, LowRank(channels, channels, settings.rank, settings.alpha))
+
+    def forward(
+        self, x: Tensor, base: tuple[Tensor, Tensor, Tensor], attn: Any, bias: Tensor | None
+    ) -> Tensor:
+        """The whole attention, the frozen out-projection included.
+
+        Args:
+            x: (L, F, C), one row a location, position code added.
+            base: q, k and v (L, F, C) of the frozen projections of x.
+            attn: the frozen attention.
+            bias: (L, F, F) or (L, 1, F, F), added to the logits.
+        """
+        q, k, v = (
+            frozen + self.get_submodule(name)(x)
+            for name, frozen in zip(("to_q", "to_k", "to_v"), base, strict=True)
+        )
+        mixed = attend(q, k, v, attn.heads, bias)
+        out: Tensor = attn.to_out[0](mixed) + self.get_submodule("to_out")(mixed)
+        return out
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Gaussian A with standard deviation 1 / r, zero B: the base at the start."""
+        for part in self.children():
+            assert isinstance(part, LowRank)
+            part.reset(generator, gaussian=True)
