@@ -121,7 +121,9 @@ def parse_caption(caption: str) -> list[Statement]:
     """The statements of a caption, explicit or ambiguous. Raises InputError for anything outside the grammar."""
     unknown = unknown_words(caption)
     if unknown:
-        raise InputError(f'caption "{caption.strip()}" has the unknown word "{unknown[0]}"', fix="correct the caption")
+        raise InputError(
+            f'caption "{caption.strip()}" has the unknown word "{unknown[0]}"', fix="correct the caption"
+        )
     sentences = [part for part in (piece.strip() for piece in caption.split(".")) if part]
     if not sentences:
         raise InputError("the caption is empty", fix="write one sentence for each thing that moves")

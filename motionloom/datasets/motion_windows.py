@@ -4,8 +4,13 @@ A window is 16 frames of a square crop at 128 x 128 together with the backward f
 OpenCV's DIS (training only: `pip install motionloom[metrics]`). Windows are cut once and cached as memory-mapped arrays,
 so that two training stages and every resume read the same bytes.
 
+The flow is measured twice. Matched directly against frame 0 it reconstructs best (what the decoder needs). But over a second
+water and cars have left the places where DIS could match them, and it finds nearly nothing: chained from frame to frame
+the flow keeps their speed and heading (what the generator learns).
+
     windows/frames.npy   uint8   (N, T, 128, 128, 3)
     windows/flow.npy     float16 (N, T, 32, 32, 2)   backward flow, frame units (1 = square root of the frame's area)
+    windows/stream.npy   float16 (N, T, 32, 32, 2)   the same, chained from frame to frame
     windows/index.json   one line a window: clip, motion word, held out or not, start frame, step, crop, flip
 """
 
@@ -14,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +51,7 @@ class Window:
 def backward_flow(
     frames: npt.NDArray[np.uint8], rows: int = FLOW_CELLS, columns: int = FLOW_CELLS
 ) -> npt.NDArray[np.float32]:
-    """Flow from every frame back to frame 0 by DIS, averaged over a grid.
+    """Flow from every frame back to frame 0, matched directly by DIS, averaged over a grid.
 
     Args:
         frames: uint8 (T, H, W, 3).
@@ -57,6 +63,30 @@ def backward_flow(
     Raises:
         ResourceError: OpenCV is not installed.
     """
+    calc, grey = _dis(), _grey(frames)
+    return _on_grid([calc(now, grey[0]) for now in grey[1:]], rows, columns)
+
+
+def streamed_flow(
+    frames: npt.NDArray[np.uint8], rows: int = FLOW_CELLS, columns: int = FLOW_CELLS
+) -> npt.NDArray[np.float32]:
+    """The same as `backward_flow`, chained: B_t(x) = b_t(x) + B_{t-1}(x + b_t(x)), b_t from frame t to t - 1."""
+    import cv2
+
+    calc, grey = _dis(), _grey(frames)
+    y, x = np.mgrid[: grey[0].shape[0], : grey[0].shape[1]].astype(np.float32)
+    chained = [np.zeros((*grey[0].shape, 2), np.float32)]
+    for before, now in pairwise(grey):
+        step = calc(now, before)
+        earlier = cv2.remap(
+            chained[-1], x + step[..., 0], y + step[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        chained.append(step + earlier)
+    return _on_grid(chained[1:], rows, columns)
+
+
+def _dis() -> Callable[[Any, Any], npt.NDArray[np.float32]]:
+    """(frame, other) => dense flow from the one to the other, in pixels."""
     try:
         import cv2
     except ImportError as error:
@@ -64,14 +94,23 @@ def backward_flow(
             "optical flow needs OpenCV, which is not installed", fix="pip install 'motionloom[metrics]'"
         ) from error
     dis: Any = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    height_px, width_px = grey[0].shape
+    return lambda frame, other: dis.calc(frame, other, None)
+
+
+def _grey(frames: npt.NDArray[np.uint8]) -> list[Any]:
+    import cv2
+
+    return [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+
+
+def _on_grid(dense: Sequence[npt.NDArray[np.float32]], rows: int, columns: int) -> npt.NDArray[np.float32]:
+    """Flows of frames 1.. in pixels => flows of frames 0.. on the grid, frame units."""
+    import cv2
+
+    height_px, width_px = dense[0].shape[:2]
     unit_px = float(np.sqrt(height_px * width_px))
-    flow = np.zeros((len(frames), rows, columns, 2), np.float32)
-    for index in range(1, len(frames)):
-        dense = dis.calc(grey[index], grey[0], None)
-        flow[index] = cv2.resize(dense, (columns, rows), interpolation=cv2.INTER_AREA) / unit_px
-    return flow
+    pooled = [cv2.resize(flow, (columns, rows), interpolation=cv2.INTER_AREA) / unit_px for flow in dense]
+    return np.stack([np.zeros((rows, columns, 2), np.float32), *pooled])
 
 
 def cut_windows(
@@ -87,7 +126,7 @@ def cut_windows(
 
     Args:
         clips: folder with one sub-folder per group.
-        out: folder that receives the three files named at the top of this file.
+        out: folder that receives the four files named at the top of this file.
         words: group -> motion word; groups without a word serve the decoder only (word "").
         held_out: file stems that are never trained on.
         per_clip: group -> windows cut from each of its clips; "" is the default.
@@ -110,8 +149,11 @@ def cut_windows(
     frames_out = np.lib.format.open_memmap(
         out / "frames.npy", "w+", np.uint8, (total, NUM_FRAMES, SIZE_PX, SIZE_PX, 3)
     )
-    flow_out = np.lib.format.open_memmap(
-        out / "flow.npy", "w+", np.float16, (total, NUM_FRAMES, FLOW_CELLS, FLOW_CELLS, 2)
+    flow_out, stream_out = (
+        np.lib.format.open_memmap(
+            out / f"{name}.npy", "w+", np.float16, (total, NUM_FRAMES, FLOW_CELLS, FLOW_CELLS, 2)
+        )
+        for name in ("flow", "stream")
     )
     index: list[dict[str, Any]] = []
     for done, (path, count) in enumerate(plans):
@@ -123,11 +165,12 @@ def cut_windows(
             cut = _cut(clip.frames, window)
             frames_out[len(index)] = cut
             flow_out[len(index)] = backward_flow(cut)
+            stream_out[len(index)] = streamed_flow(cut)
             index.append(asdict(window))
         if progress is not None:
             progress(done + 1, len(plans))
-    frames_out.flush()
-    flow_out.flush()
+    for array in (frames_out, flow_out, stream_out):
+        array.flush()
     write_json(out / "index.json", index)
     return out
 

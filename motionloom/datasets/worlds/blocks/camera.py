@@ -29,7 +29,9 @@ class Camera:
         right = np.cross(forward, [0.0, 0.0, 1.0])
         right /= np.linalg.norm(right)
         axes = np.stack([right, np.cross(right, forward), forward])
-        return cls((CAMERA_PLACE + 0.5 * np.asarray(scene.camera_offset)).astype(np.float32), axes.astype(np.float32))
+        return cls(
+            (CAMERA_PLACE + 0.5 * np.asarray(scene.camera_offset)).astype(np.float32), axes.astype(np.float32)
+        )
 
     def rays(self, side: int) -> Array:
         """Unit directions through the middle of every pixel of a side x side picture, (side * side, 3), rows first."""

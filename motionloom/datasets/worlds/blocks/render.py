@@ -45,8 +45,8 @@ class Solid:
         about_z = np.array([[math.cos(yaw), -math.sin(yaw), 0], [math.sin(yaw), math.cos(yaw), 0], [0, 0, 1]])
         about_y = np.array([[math.cos(tip), 0, math.sin(tip)], [0, 1, 0], [-math.sin(tip), 0, math.cos(tip)]])
         turn = about_z @ about_y if block.shape == "cylinder" else about_y @ about_z
-        middle = np.array(pose.base) + [0, 0, _lowest(block, turn)]
-        return cls(block, middle.astype(np.float32), turn.astype(np.float32))
+        x, y, z = pose.base
+        return cls(block, np.array([x, y, z + _lowest(block, turn)], np.float32), turn.astype(np.float32))
 
     @property
     def ball(self) -> tuple[Array, float]:
@@ -54,7 +54,9 @@ class Solid:
         radius = self.block.radius
         if self.block.shape == "cone":
             return self.middle + self.turn[:, 2] * np.float32(self.block.height / 2), 0.57 * self.block.height
-        return self.middle, radius * {"sphere": 1.0, "snitch": 1.0, "cylinder": 1.42, "cube": 1.23}[self.block.shape]
+        return self.middle, radius * {"sphere": 1.0, "snitch": 1.0, "cylinder": 1.42, "cube": 1.23}[
+            self.block.shape
+        ]
 
     def meet(self, origins: Array, directions: Array) -> tuple[Array, Array]:
         """Distances (N,) and world normals (N, 3); see `shapes`."""
@@ -217,13 +219,20 @@ class Caster:
         points, towards_eye = self._points(hits, part), -self.rays[part]
         seen = hits.lit[:, part].mean(0, dtype=np.float32)
         light = self._diffuse(numbers, points, normal, seen)
-        light += _gloss(normal, _unit(self.lamp - points), towards_eye, 24.0)[:, None] * (
-            np.float32(0.10) * seen * (numbers != TABLE)
-        )[:, None]
+        light += (
+            _gloss(normal, _unit(self.lamp - points), towards_eye, 24.0)[:, None]
+            * (np.float32(0.10) * seen * (numbers != TABLE))[:, None]
+        )
         metal = np.flatnonzero(self._is_metal(numbers))
         if len(metal):
             light[metal] = self._metal_light(
-                light[metal], numbers[metal], points[metal], normal[metal], towards_eye[metal], seen[metal], solids
+                light[metal],
+                numbers[metal],
+                points[metal],
+                normal[metal],
+                towards_eye[metal],
+                seen[metal],
+                solids,
             )
         return light
 
@@ -253,7 +262,9 @@ class Caster:
         """Metal: part its own colour, part what it mirrors tinted by it, and a sharp highlight of the lamp."""
         mirrored = 2 * np.einsum("ij,ij->i", normal, towards_eye)[:, None] * normal - towards_eye
         around = self._mirror_image(points + normal * np.float32(4e-3), mirrored, solids)
-        tint = np.stack([TABLE_COLOUR, *(_linear(COLOURS[block.colour]) for block in self.scene.blocks)])[numbers]
+        tint = np.stack([TABLE_COLOUR, *(_linear(COLOURS[block.colour]) for block in self.scene.blocks)])[
+            numbers
+        ]
         tint = 0.25 + 0.75 * tint / np.maximum(tint.max(1, keepdims=True), 1e-3)
         light: Array = np.float32(0.5) * dull + np.float32(0.45) * tint * around
         light += (_gloss(normal, _unit(self.lamp - points), towards_eye, 220.0) * (0.9 * seen + 0.1))[:, None]
@@ -295,7 +306,9 @@ def _lamp_points(side: int) -> Array:
     ray to ray, the same in every clip.
     """
     column, row = np.meshgrid(np.arange(side), np.arange(side))
-    dither = (52.9829189 * ((0.06711056 * column + 0.00583715 * row) % 1.0)) % 1.0  # interleaved gradient noise
+    dither = (
+        52.9829189 * ((0.06711056 * column + 0.00583715 * row) % 1.0)
+    ) % 1.0  # interleaved gradient noise
     points = np.zeros((SHADOW_RAYS, side * side, 3), np.float32)
     for ray in range(SHADOW_RAYS):
         angle = 2 * math.pi * (ray + dither.ravel()) / SHADOW_RAYS

@@ -182,7 +182,9 @@ def _draw_blocks(rng: np.random.Generator, variant: Variant) -> tuple[Block, ...
 def _free_place(rng: np.random.Generator, radius: float, blocks: list[Block]) -> tuple[float, float] | None:
     for _ in range(_TRIES):
         x, y = (float(value) for value in rng.uniform(-TABLE, TABLE, 2))
-        if all(_is_clear(x - other.position[0], y - other.position[1], radius + other.radius) for other in blocks):
+        if all(
+            _is_clear(x - other.position[0], y - other.position[1], radius + other.radius) for other in blocks
+        ):
             return x, y
     return None
 
@@ -222,7 +224,11 @@ def _draw_movement(rng: np.random.Generator, scene: Scene, action: Action) -> Mo
     if action == "rotate":
         return Movement(mover, action, start, end, scene.blocks[mover].position)
     if action == "contain":
-        fits = [n for n, block in enumerate(scene.blocks) if n not in busy and can_contain(scene.blocks[mover], block)]
+        fits = [
+            n
+            for n, block in enumerate(scene.blocks)
+            if n not in busy and can_contain(scene.blocks[mover], block)
+        ]
         if not fits:
             return None
         contained = int(rng.choice(fits))

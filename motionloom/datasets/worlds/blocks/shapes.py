@@ -128,7 +128,13 @@ MEET: dict[str, Callable[[Array, Array, float], Meeting]] = {
 
 
 def _side(
-    origins: Array, directions: Array, a: Array, half_b: Array, c: Array, span: tuple[float, float], slope: float
+    origins: Array,
+    directions: Array,
+    a: Array,
+    half_b: Array,
+    c: Array,
+    span: tuple[float, float],
+    slope: float,
 ) -> Meeting:
     """The curved side of a cylinder (slope 0) or cone: roots of a t^2 + 2 half_b t + c, z within `span`."""
     discriminant = half_b * half_b - a * c
