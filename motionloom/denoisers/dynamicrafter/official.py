@@ -63,18 +63,17 @@ def unet_tensors(official: Mapping[str, Tensor], config: UNetConfig) -> dict[str
     Names may carry "model.diffusion_model." or not; tensors of the model's other parts are left aside.
 
     Raises:
-        WeightsError: names that belong to no part.
+        WeightsError: names that belong to no part, or that name one tensor twice.
     """
     ours: dict[str, Tensor] = {}
     unknown = []
     for key, tensor in official.items():
         if key in BUFFERS or key.startswith(OTHER_PARTS):
             continue
-        name = unet_name(key.removeprefix(UNET_PREFIX), config)
-        if name is None or name in ours:
+        found = unet_tensor(key, tensor, config)
+        if not found or found.keys() & ours.keys():
             unknown.append(key)
-            continue
-        ours[name] = tensor.squeeze(-1) if _is_input_projection(key) else tensor
+        ours |= found
     if unknown:
         raise WeightsError(
             f"{len(unknown)} of {len(official)} tensors belong to no DynamiCrafter UNet: "
@@ -82,6 +81,12 @@ def unet_tensors(official: Mapping[str, Tensor], config: UNetConfig) -> dict[str
             fix="give the state dict of model.ckpt and the configuration of the same model",
         )
     return ours
+
+
+def unet_tensor(key: str, tensor: Tensor, config: UNetConfig) -> dict[str, Tensor]:
+    """Our tensor of one of the video network's; {} for an unknown one."""
+    name = unet_name(key.removeprefix(UNET_PREFIX), config)
+    return {} if name is None else {name: tensor.squeeze(-1) if _is_input_projection(key) else tensor}
 
 
 def unet_name(key: str, config: UNetConfig) -> str | None:
@@ -147,3 +152,109 @@ def _transformer(rest: str) -> str:
 def _is_input_projection(key: str) -> bool:
     """Kernel-1 convolutions (o, i, 1) that are linear layers (o, i) here."""
     return bool(re.search(r"init_attn\.0\.proj_(in|out)\.weight$", key))
+
+
+# --- the other parts ----------------------------------------------------------------------------------------
+
+_CLIP_BLOCK = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+_TEXT = {
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
+}
+_VISION = {
+    "class_embedding": "embeddings.class_embedding",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "conv1.weight": "embeddings.patch_embedding.weight",
+    "ln_pre.weight": "pre_layrnorm.weight",
+    "ln_pre.bias": "pre_layrnorm.bias",
+    "ln_post.weight": "post_layernorm.weight",
+    "ln_post.bias": "post_layernorm.bias",
+}
+_RESAMPLER = {
+    "0.norm1": "ln0",
+    "0.norm2": "ln1",
+    "0.to_q": "attn.to_q",
+    "0.to_out": "attn.to_out.0",
+    "1.0": "ff.0",
+    "1.1": "ff.1.net.0.proj",
+    "1.3": "ff.1.net.2",
+}
+TEXT_PREFIX, VISION_PREFIX = "cond_stage_model.model.", "embedder.model.visual."
+VAE_PREFIX, RESAMPLER_PREFIX = "first_stage_model.", "image_proj_model."
+UNUSED = frozenset(
+    {
+        "cond_stage_model.model.text_projection",
+        "cond_stage_model.model.logit_scale",
+        "embedder.model.positional_embedding",
+        "embedder.model.text_projection",
+        "embedder.model.logit_scale",
+        "embedder.model.visual.proj",
+        "embedder.model.token_embedding.weight",
+        "embedder.model.ln_final.weight",
+        "embedder.model.ln_final.bias",
+    }
+)
+"""Tensors that a checkpoint carries and no part reads, besides the BUFFERS of its schedule."""
+
+
+def part_of(key: str) -> str | None:
+    """The folder an official tensor belongs to; "" for one that nothing reads, None for an unknown one."""
+    if key in BUFFERS or key in UNUSED:
+        return ""
+    prefixes = {
+        UNET_PREFIX: "unet",
+        VAE_PREFIX: "vae",
+        TEXT_PREFIX: "text_encoder",
+        VISION_PREFIX: "image_encoder",
+        RESAMPLER_PREFIX: "image_projection",
+    }
+    found = next((part for prefix, part in prefixes.items() if key.startswith(prefix)), None)
+    return "unet" if found is None and ADAPTER_KEY.search(key) else found
+
+
+def text_tensors(key: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Our tensors of one of the text encoder's; {} for an unknown one."""
+    return _clip_tensors(key.removeprefix(TEXT_PREFIX), tensor, _TEXT)
+
+
+def vision_tensors(key: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Our tensors of one of the image encoder's; {} for an unknown one."""
+    return _clip_tensors(key.removeprefix(VISION_PREFIX), tensor, _VISION)
+
+
+def resampler_tensors(key: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Our tensors of one of the resampler's: keys and values are one matrix there, two here."""
+    rest = key.removeprefix(RESAMPLER_PREFIX)
+    found = re.fullmatch(r"layers\.(\d+)\.(.+)\.(weight|bias)", rest)
+    if found is None:
+        return {rest: tensor}
+    layer, module, leaf = found.groups()
+    if module == "0.to_kv":
+        k, v = tensor.chunk(2)
+        return {f"layers.{layer}.attn.to_k.{leaf}": k, f"layers.{layer}.attn.to_v.{leaf}": v}
+    return {f"layers.{layer}.{_RESAMPLER[module]}.{leaf}": tensor} if module in _RESAMPLER else {}
+
+
+def _clip_tensors(rest: str, tensor: Tensor, single: Mapping[str, str]) -> dict[str, Tensor]:
+    """OpenCLIP keeps queries, keys and values in one matrix, transformers in three."""
+    if rest in single:
+        return {single[rest]: tensor}
+    found = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)[._](weight|bias)", rest)
+    if found is None:
+        return {}
+    layer, module, leaf = found.groups()
+    at = f"encoder.layers.{layer}"
+    if module == "attn.in_proj":
+        return {
+            f"{at}.self_attn.{name}_proj.{leaf}": third
+            for name, third in zip("qkv", tensor.chunk(3), strict=True)
+        }
+    return {f"{at}.{_CLIP_BLOCK[module]}.{leaf}": tensor} if module in _CLIP_BLOCK else {}
