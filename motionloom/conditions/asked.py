@@ -36,6 +36,7 @@ class Asked:
         region: (H, W), 0..1, the photo's size; None is everywhere.
         adapter: the adapter that makes the motion; None where the base knows the word itself.
         sha256: of the adapter's file; empty where it came from none.
+        direction: unit vector (right, down) a local motion goes in; None leaves it to the base.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Asked:
     region: npt.NDArray[np.float32] | None = None
     adapter: Adapter | None = None
     sha256: str = ""
+    direction: tuple[float, float] | None = None
 
     def weight_at(self, progress: float) -> float:
         """The weight when `progress` (0 at the first step, 1 at the last) of the steps is done."""

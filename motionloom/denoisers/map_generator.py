@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from motionloom.codecs.fusion_net import Block
-from motionloom.conditions.words import WORDS
+from motionloom.conditions.motion_map import CHANNELS
+from motionloom.conditions.words import WORDS, find
 from motionloom.denoisers.base import MotionCondition, PredictionType
 from motionloom.denoisers.motion_unet import MotionUNet, MotionUNetConfig
 from motionloom.motion.grid import places
@@ -26,7 +27,7 @@ class MapGeneratorConfig:
 
     Attributes:
         latent_channels: d of the motion latent.
-        words: K, channels of the motion map.
+        map_channels: of the motion map.
         base: width of the U-Net's finest level.
         multipliers: width of each level in units of `base`.
         res_blocks: per level.
@@ -35,7 +36,7 @@ class MapGeneratorConfig:
     """
 
     latent_channels: int = 17
-    words: int = len(WORDS)
+    map_channels: int = CHANNELS
     base: int = 64
     multipliers: tuple[int, ...] = (1, 2, 3)
     res_blocks: int = 2
@@ -44,13 +45,20 @@ class MapGeneratorConfig:
 
 
 class MapGenerator(nn.Module):
-    """A `Denoiser` whose condition is a photo and a motion map."""
+    """A `Denoiser` whose condition is a photo and a motion map.
+
+    Attributes:
+        coherence: (K,), median coherence of each word learned from clips, -1 for the others: what is told by default.
+    """
+
+    coherence: Tensor
 
     prediction_type: PredictionType = "flow"
 
     def __init__(self, config: MapGeneratorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or MapGeneratorConfig()
+        self.register_buffer("coherence", -torch.ones(len(WORDS)))
         self.photo = PhotoEncoder(config.content_channels)
         self.unet = MotionUNet(
             MotionUNetConfig(
@@ -63,7 +71,7 @@ class MapGenerator(nn.Module):
                 heads=4,
                 context_width=None,
                 dropout=config.dropout,
-                concat_channels=config.words + 2 + config.content_channels,
+                concat_channels=config.map_channels + 2 + config.content_channels,
             ),
             prediction_type="flow",
         )
@@ -81,6 +89,11 @@ class MapGenerator(nn.Module):
             xy = xy - offset[:, None, None]
         return Told(torch.cat([2 * xy.permute(0, 3, 1, 2), self.photo(photo)], 1))
 
+    def usual_coherence(self, word: str) -> float | None:
+        """How far a word's motion moves as one, or None where the network was not told."""
+        value = float(self.coherence[find(word)])
+        return value if value >= 0 else None
+
     def forward(self, latents: Tensor, timestep: Tensor, condition: MotionCondition) -> Tensor:
         """(B, d, h, w), (B,) in 0..1000 => noise - latents, (B, d, h, w)."""
         prediction: Tensor = self.unet(latents, timestep, condition)
@@ -94,7 +107,7 @@ class Told:
     photo: Tensor
 
     def with_map(self, motion_map: Tensor) -> MotionCondition:
-        """Joined with a motion map (B, K, h, w)."""
+        """Joined with a motion map (B, CHANNELS, h, w)."""
         return MotionCondition(aligned=torch.cat([motion_map, self.photo], 1))
 
 

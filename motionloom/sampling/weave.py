@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from motionloom.conditions.asked import Asked
-from motionloom.conditions.motion_map import motion_map
+from motionloom.conditions.motion_map import Heading, Part, motion_map
 from motionloom.denoisers.base import PredictionType
 from motionloom.denoisers.map_generator import MapGenerator, Told
 
@@ -36,7 +36,7 @@ class MapWeave:
 
     def __call__(self, latents: Tensor, timestep: Tensor, condition: Told) -> Tensor:
         """See `Denoiser`; the condition is what the generator was told of the photo."""
-        maps = _map(self.asked, 1 - float(timestep.flatten()[0]) / 1000, latents)
+        maps = _map(self.generator, self.asked, 1 - float(timestep.flatten()[0]) / 1000, latents)
         velocity: Tensor = self.generator(latents, timestep, condition.with_map(maps))
         return velocity
 
@@ -57,17 +57,29 @@ class GuidanceWeave:
         """See `Denoiser`."""
         progress = 1 - float(timestep.flatten()[0]) / 1000
         h, w = latents.shape[-2:]
-        still = self.generator(latents, timestep, condition.with_map(_map([], progress, latents)))
+        still = self.generator(
+            latents, timestep, condition.with_map(_map(self.generator, [], progress, latents))
+        )
         total: Tensor = still
         for one in self.asked:
             alone = self.generator(
-                latents, timestep, condition.with_map(_map([Asked(one.name)], progress, latents))
+                latents,
+                timestep,
+                condition.with_map(_map(self.generator, [Asked(one.name)], progress, latents)),
             )
             total = total + one.weight_at(progress) * one.region_over(h, w) * (alone - still)
         return total
 
 
-def _map(asked: Sequence[Asked], progress: float, latents: Tensor) -> Tensor:
+def _map(generator: MapGenerator, asked: Sequence[Asked], progress: float, latents: Tensor) -> Tensor:
     h, w = latents.shape[-2:]
-    parts = [(one.name, one.weight_at(progress), one.region_over(h, w)) for one in asked]
+    parts = [
+        Part(
+            one.name,
+            one.weight_at(progress),
+            one.region_over(h, w),
+            Heading(generator.usual_coherence(one.name), one.direction),
+        )
+        for one in asked
+    ]
     return motion_map(parts, h, w).to(latents)[None].expand(len(latents), -1, -1, -1)

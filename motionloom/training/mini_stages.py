@@ -24,6 +24,7 @@ from motionloom.training.stages import Section, Stage
 
 if TYPE_CHECKING:
     from motionloom.codecs.linear_motion import LinearMotion
+    from motionloom.denoisers.map_generator import MapGenerator
     from motionloom.training.objectives.base import Objective
     from motionloom.training.recipe import Recipe
 
@@ -191,7 +192,7 @@ class MiniGenerator(MiniStage):
 
         motion = LinearMotion(self.flow_modes, self.light_modes) if dry_run else self.linear_core()
         if self.start_from is not None and not dry_run:
-            return MiniGeneratorObjective(load_generator(Path(self.start_from)).train(), motion)
+            return self._told_of_clips(load_generator(Path(self.start_from)).train(), motion)
         config = MapGeneratorConfig(
             latent_channels=motion.channels,
             base=self.base,
@@ -200,7 +201,18 @@ class MiniGenerator(MiniStage):
             content_channels=self.content_channels,
             dropout=self.dropout,
         )
-        return MiniGeneratorObjective(MapGenerator(config), motion)
+        if dry_run:
+            return MiniGeneratorObjective(MapGenerator(config), motion)
+        return self._told_of_clips(MapGenerator(config), motion)
+
+    def _told_of_clips(self, generator: MapGenerator, motion: LinearMotion) -> Objective:
+        """The generator knows how far the clips' motions move as one."""
+        from motionloom.datasets.motion_samples import usual_coherence
+        from motionloom.training.objectives.mini import MiniGeneratorObjective
+
+        if self.real:
+            generator.coherence.copy_(usual_coherence(self.windows()))
+        return MiniGeneratorObjective(generator, motion)
 
     def dataset(self, recipe: Recipe) -> TrainingDataset:
         folders = self.samples("mapped", rendered=False)
@@ -210,11 +222,11 @@ class MiniGenerator(MiniStage):
         )
 
     def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, torch.Tensor]:
-        from motionloom.conditions.words import WORDS
+        from motionloom.conditions.motion_map import CHANNELS
 
         return {
             "photo": torch.zeros(batch_size, 3, SIDE_PX, SIDE_PX),
-            "map": torch.zeros(batch_size, len(WORDS), PLACES, PLACES),
+            "map": torch.zeros(batch_size, CHANNELS, PLACES, PLACES),
             "offset": torch.zeros(batch_size, 2),
             "latents": torch.zeros(batch_size, 2 + 2 * self.flow_modes + self.light_modes, PLACES, PLACES),
         }
@@ -282,13 +294,27 @@ class MappedMotions(CachedSamples):
     def at(self, epoch: int, index: int) -> dict[str, Any]:
         rng = np.random.default_rng(sample_seed(self.seed, epoch, index))
         photo = _pixels(self.row("photos", index))
-        gain, lift = float(rng.uniform(0.8, 1.2)), float(rng.uniform(-0.12, 0.12))
+        gain = torch.from_numpy(
+            rng.uniform(0.75, 1.25, (3, 1, 1)).astype(np.float32)
+        )  # colours vary, motion stays
         return {
-            "photo": (photo * gain + lift).clamp(-1, 1),
-            "map": torch.from_numpy(self.row("maps", index).astype(np.float32)),
+            "photo": (photo * gain + float(rng.uniform(-0.15, 0.15))).clamp(-1, 1),
+            "map": _partly_told(torch.from_numpy(self.row("maps", index).astype(np.float32)), rng),
             "offset": torch.from_numpy(self.row("offsets", index)),
             "latents": torch.from_numpy(self.row("latents", index).astype(np.float32)),
         }
+
+
+def _partly_told(maps: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """A motion map without its direction half of the time, and without any heading one time in six."""
+    from motionloom.conditions.motion_map import COHERENCE, DIRECTION
+
+    draw = float(rng.random())
+    if draw < 0.5:
+        maps[DIRECTION] = 0
+    if draw < 1 / 6:
+        maps[COHERENCE] = 0
+    return maps
 
 
 def training_photos(folder: Path, held_out: list[str]) -> list[Path]:

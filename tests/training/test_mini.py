@@ -11,7 +11,7 @@ from PIL import Image
 
 from motionloom.codecs.linear_motion import LinearMotion
 from motionloom.codecs.warp_codec import WarpCodec
-from motionloom.conditions.words import WORDS
+from motionloom.conditions.motion_map import CHANNELS
 from motionloom.datasets.motion_samples import build_synthetic, draw_parts, fields
 from motionloom.denoisers.map_generator import MapGenerator, MapGeneratorConfig
 from motionloom.train import train
@@ -70,7 +70,7 @@ def test_the_generator_learns_and_its_export_answers_alike(
 ) -> None:
     folder = build_synthetic(canvases, motion, tmp_path / "mapped", 8, 0, rendered=False)
     batch = torch.utils.data.default_collate([MappedMotions([folder], 0).at(0, index) for index in range(8)])
-    assert batch["map"].shape == (8, len(WORDS), 16, 16) and batch["latents"].shape == (8, 9, 16, 16)
+    assert batch["map"].shape == (8, CHANNELS, 16, 16) and batch["latents"].shape == (8, 9, 16, 16)
     torch.manual_seed(0)
     objective = MiniGeneratorObjective(MapGenerator(TINY), motion)
     optimizer = torch.optim.Adam(objective.parameter_groups()["generator"], 2e-3)

@@ -122,9 +122,7 @@ class MiniGeneratorObjective:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, device=generator.device).to(latents)
 
-        time = torch.sigmoid(
-            0.3 + 1.1 * normal(len(latents))
-        )  # a little more noise than signal: the motion is decided there
+        time = torch.sigmoid(0.7 + 1.3 * normal(len(latents)))  # more noise than signal: the motion is decided there
         noise = normal(*latents.shape)
         at = time[:, None, None, None]
         h, w = latents.shape[-2:]
