@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from motionloom.cli.show import AsJson, outline, progress_bar, show
+
+if TYPE_CHECKING:
+    from motionloom.datasets.layout import Entry
+    from motionloom.video.clip import Clip
+
+SHEET_ROWS = 8  # clips of a split on a contact sheet
 
 app = typer.Typer(
     help="Make and look at training clips.",
@@ -16,31 +22,62 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: motionloom data synth photos/ -o clips/ -n 200 --motions pan-left,zoom-in")
+@app.command(epilog="Example: motionloom data synth --world blocks -o data/blocks -n 24000 --workers 8")
 def synth(
-    photos: Annotated[Path, typer.Argument(help="A folder of pictures.", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="CLIPS", help="The folder to write.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="The folder to write.")],
+    photos: Annotated[
+        Path | None, typer.Argument(help="A folder of pictures to set in motion.", show_default=False)
+    ] = None,
+    world: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Instead of photos: blocks or pushing.")
+    ] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many clips.")] = 100,
-    motions: Annotated[str | None, typer.Option(metavar="A,B", help="Which motions. Default: all.")] = None,
-    frames: Annotated[int, typer.Option(min=2, help="Frames a clip.")] = 16,
-    size: Annotated[int, typer.Option(min=16, help="Width and height in pixels.")] = 128,
+    test_count: Annotated[
+        int | None, typer.Option(min=0, help="Test clips of a world. Default: a quarter as many more.")
+    ] = None,
+    motions: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Which motions of photos. Default: all.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=2, help="Frames a clip. Default: 16; pushing 30.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=16, help="Width and height in pixels. Default: 128; pushing 64.")
+    ] = None,
     fps: Annotated[float, typer.Option(min=0.1, max=240, help="Frames per second.")] = 8.0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clips.")] = 0,
+    variant: Annotated[str, typer.Option(help="Of blocks: v2, or v1 with a snitch and a cone.")] = "v2",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that write a world.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Write training clips with known motions, made from photographs."""
+    """Write training clips: photographs set in motion, or a small world with the truth beside every clip.
+
+    A world may be interrupted and run again: what is written is kept. The same seed gives the same bytes, whatever the
+    number of workers.
+    """
+    from motionloom.errors import ConfigError
+
+    if (photos is None) == (world is None):
+        raise ConfigError(
+            "expected either a folder of photos or --world NAME",
+            fix="motionloom data synth photos/ -o clips/, or motionloom data synth --world blocks -o data/",
+        )
+    if world is not None:
+        options = {"frames": frames, "size_px": size, "fps": fps, "variant": variant}
+        given = {key: value for key, value in options.items() if value is not None}
+        _write_world(world, out, (count, test_count), seed, workers, given, as_json)
+        return
     names = [name.strip() for name in motions.split(",") if name.strip()] if motions else None
 
     from motionloom.datasets.synthetic import write_clips
 
+    assert photos is not None
     with progress_bar(shown=not as_json) as progress:
         written = write_clips(
             photos,
             out,
             count,
             motions=names,
-            frames=frames,
-            size_px=size,
+            frames=frames or 16,
+            size_px=size or 128,
             fps=fps,
             seed=seed,
             progress=lambda done, total: progress("clips", done, total),
@@ -48,13 +85,75 @@ def synth(
     show({"folder": out, "clips": written} if as_json else out)
 
 
-@app.command("inspect", epilog="Example: motionloom data inspect clips/")
+def _write_world(
+    name: str,
+    out: Path,
+    counts: tuple[int, int | None],
+    seed: int,
+    workers: int,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    from motionloom.datasets.worlds import world_of
+    from motionloom.datasets.worlds.write import write_world
+
+    count = counts[0]
+    test_count = count // 4 if counts[1] is None else counts[1]
+    world = world_of(name, count=count, test_count=test_count, seed=seed, **options)
+    with progress_bar(shown=not as_json) as progress:
+        write_world(world, out, workers, lambda done, total: progress(name, done, total))
+    show({"folder": out, "world": name, "train_clips": count, "test_clips": test_count} if as_json else out)
+
+
+@app.command("inspect", epilog="Example: motionloom data inspect data/natops --sheet natops.png")
 def inspect_data(
-    folder: Annotated[Path, typer.Argument(help="A folder of clips.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder of clips, or a published data set.", show_default=False)
+    ],
+    read_all: Annotated[
+        bool, typer.Option("--all", help="Read every clip of a data set, not a sample.")
+    ] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Also write a contact sheet of some clips.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the clips of a folder, and why some cannot be read."""
+    """Say what a folder of clips holds, and why some cannot be used.
+
+    Published data sets in their official form (BAIR, Landscape, NATOPS, MUG, CATER-GEN, UCF101, WebVid's tables,
+    WebDataset tars) are recognised and told split by split.
+    """
+    from motionloom.datasets.layouts import open_layout, recognise
+
+    name = recognise(folder)
+    if name is None:
+        _inspect_folder(folder, sheet, as_json)
+        return
+    from motionloom.datasets.contact_sheet import write_contact_sheet
+    from motionloom.datasets.survey import survey
+
+    rows: list[tuple[str, Clip]] = []
+
+    def keep(split: str, entry: Entry, clip: Clip) -> None:
+        if sheet is not None and sum(title.startswith(f"{split} ") for title, _ in rows) < SHEET_ROWS:
+            rows.append((f"{split} {entry.name}: {entry.text or ''}", clip))
+
+    with progress_bar(shown=not as_json) as progress:
+        facts = survey(open_layout(name, folder), read_all, progress, keep)
+    if sheet is not None:
+        facts["sheet"] = str(write_contact_sheet(sheet, rows))
+    show(facts if as_json else outline(facts))
+
+
+def _inspect_folder(folder: Path, sheet: Path | None, as_json: bool) -> None:
     from motionloom.inspection import describe_clips
 
     facts = describe_clips(folder)
+    if sheet is not None:
+        from motionloom.datasets.contact_sheet import write_contact_sheet
+        from motionloom.video.read import read_clip
+
+        names = [used["clip"] for used in facts["used"][:SHEET_ROWS]]
+        rows = [(name, read_clip(folder / name)) for name in names]
+        facts["sheet"] = str(write_contact_sheet(sheet, rows))
     show(facts if as_json else outline(facts))
