@@ -221,8 +221,8 @@ def _check(base: Base, request: Request, preset: str) -> None:
 def _settings(base: Base, request: Request, masks: Sequence[Mask] | None) -> dict[str, Any]:
     """What made the clip, as JSON values: the arguments by name, files by name and sha256."""
     files = [None if mask is None or isinstance(mask, np.ndarray) else Path(mask) for mask in masks or ()]
-    adapters = {one.name: one.sha256 for one in request.motions if one.sha256}
-    hashes = {file.name: sha256_of(file) for file in files if file is not None}
+    adapters = [one.sha256 or None for one in request.motions]
+    hashes = [None if file is None else sha256_of(file) for file in files]
     settings: dict[str, Any] = {
         "base": base.name,
         "motions": [
@@ -237,13 +237,12 @@ def _settings(base: Base, request: Request, masks: Sequence[Mask] | None) -> dic
         "loop": request.loop,
         "masks": [file and file.name for file in files] or None,
     }
-    for name, value in (
-        ("adapters_sha256", adapters),
-        ("masks_sha256", hashes),
-        ("base_facts", base.facts()),
-    ):
-        if value:
-            settings[name] = value
+    if any(adapters):
+        settings["adapters_sha256"] = adapters
+    if any(hashes):
+        settings["masks_sha256"] = hashes
+    if facts := base.facts():
+        settings["base_facts"] = facts
     return settings
 
 

@@ -25,6 +25,7 @@ COMMANDS: tuple[list[str], ...] = (
     [],
     ["animate"],
     ["train"],
+    ["merge"],
     ["data"],
     ["data", "synth"],
     ["data", "inspect"],
@@ -483,7 +484,7 @@ def test_from_says_which_photo_is_missing(
 ) -> None:
     photo.unlink()
     assert main(["animate", "--from", "earlier.mp4"]) == 2
-    assert f'"{photo}", which is not there' in capsys.readouterr().err
+    assert f'"{photo}", which is neither here nor beside it' in capsys.readouterr().err
 
 
 def test_from_a_clip_without_settings(verbs: Verbs, capsys: pytest.CaptureFixture[str]) -> None:

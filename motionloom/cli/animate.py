@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from motionloom.cli.show import AsJson, progress_bar, show
-from motionloom.errors import ConfigError, InputError, ResourceError
+from motionloom.durable import sha256_of
+from motionloom.errors import ConfigError, InputError, ResourceError, WeightsError
 from motionloom.filetypes import open_head
 
 # What `animate` writes into a clip and `--from` reads back: the arguments of `generate`, by name.
@@ -28,8 +29,10 @@ GENERATE_ARGUMENTS = (
     "overscan",
     "loop",
     "masks",
+    "preset",
 )
 
+ADAPTER_SUFFIX = ".safetensors"
 OUTPUT_SUFFIXES = (".mp4", ".gif", ".webp", "")  # none: a folder of PNGs
 
 EPILOG = "Example: motionloom animate photo.jpg --motion clouds:0.6 --motion pan-left:0.4 -o clip.mp4"
@@ -47,9 +50,9 @@ def animate(
     motion: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[:WEIGHT]",
-            help="A motion, see `motionloom motions`; repeat to weave several. WEIGHT is a number, 0.8, "
-            "or a curve over the steps, 1>0.",
+            metavar="NAME_OR_FILE[:WEIGHT]",
+            help="A motion, see `motionloom motions`, or an adapter file; repeat to weave several. WEIGHT is a "
+            "number, 0.8, or a curve over the steps, 1>0.",
         ),
     ] = None,
     mask: Annotated[
@@ -61,15 +64,19 @@ def animate(
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Text, for bases that read it.")] = None,
     frames: Annotated[
-        int | None, typer.Option(min=2, help="Frames, the photo included. Default: 16.")
+        int | None, typer.Option(min=2, help="Frames, the photo included. Default: the base's; mini: 16.")
     ] = None,
     fps: Annotated[
-        float | None, typer.Option(min=0.1, max=240, help="Frames per second. Default: 8.")
+        float | None, typer.Option(min=0.1, max=240, help="Frames per second. Default: the base's; mini: 8.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the base's.")] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="WxH|native", help="Size in pixels. Default: native, the photo's own."),
+        typer.Option(
+            metavar="WxH|native",
+            help="Size in pixels; the photo is scaled and cropped to it. Default: native, the size the base was "
+            "trained at; mini: the photo's own.",
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="The same seed gives the same clip. Default: 0.")
@@ -80,6 +87,16 @@ def animate(
     ] = None,
     loop: Annotated[
         bool | None, typer.Option("--loop/--no-loop", help="End where it began, to play without a seam.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="exact", help="Speed against fidelity. Default: exact, as published."),
+    ] = None,
+    base_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="An option of the base, such as device=cpu or shared_noise=0.2."
+        ),
     ] = None,
     repeat: Annotated[
         Path | None,
@@ -101,17 +118,23 @@ def animate(
         "seed": seed,
         "overscan": overscan,
         "loop": loop,
+        "preset": preset,
     }
     arguments = {name: value for name, value in given.items() if value is not None}
+    options, weights = parse_base_options(base_option or ()), None
     if repeat is not None:
         settings = _settings_inside(repeat)
         photo = _photo_to_repeat(settings, photo, repeat)
+        if base is None:
+            facts = settings.get("base_facts", {})
+            options, weights = {**facts.get("options", {}), **options}, facts.get("weights")
         base = base or settings.get("base")
-        arguments = {**_repeated_arguments(settings, motions_given=bool(motion)), **arguments}
+        arguments = {**_repeated_arguments(settings, repeat, motions_given=bool(motion)), **arguments}
     if photo is None:
         raise ConfigError("no photo given", fix="motionloom animate PHOTO, or --from CLIP to repeat a clip")
+    base = base or "mini"
     _check_masks(arguments)
-    _check_motion_names([name for name, _ in arguments.get("motions") or []])
+    _check_motions([name for name, _ in arguments.get("motions") or []], base)
     out = out or Path(f"{photo.stem}_animated.mp4")
     _check_output(out, sources=[photo, repeat, *(arguments.get("masks") or [])])
     open_head(photo, "cannot animate", InputError)  # before a base is loaded for nothing
@@ -121,13 +144,17 @@ def animate(
 
     started = time.monotonic()
     motions = arguments.pop("motions", None)
-    with progress_bar(shown=not as_json) as progress:
-        clip = generate(load_base(base or "mini"), photo, motions, progress=progress, **arguments)
-    if not motions and not as_json:
-        picked = ", ".join(str(name) for name, *_ in clip.settings.get("motions", []))
-        typer.echo(
-            f"no --motion given, so this is {picked}; `motionloom motions` lists what there is", err=True
+    loaded = load_base(base, **options)
+    if weights is not None and loaded.facts().get("weights") != weights:
+        raise WeightsError(
+            f'"{repeat}" was made with other weights of {base} than those here',
+            fix="give those with --base or --base-option; with --base the settings alone are repeated",
         )
+    with progress_bar(shown=not as_json) as progress:
+        clip = generate(loaded, photo, motions, progress=progress, **arguments)
+    if not as_json:
+        for note in _notes(clip.settings, chosen=bool(motions)):
+            typer.echo(note, err=True)
     written = clip.save(out)
     facts = {
         "path": str(written),
@@ -179,14 +206,41 @@ def parse_size(text: str) -> str:
     return text
 
 
-def _check_motion_names(names: Sequence[str]) -> None:
+def parse_base_options(texts: Sequence[str]) -> dict[str, str]:
+    """`device=cpu` as {"device": "cpu"}.
+
+    Raises:
+        ConfigError: no equals sign, or no name before it.
+    """
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ConfigError(
+                f"got --base-option {text!r}, expected NAME=VALUE", fix="for example --base-option device=cpu"
+            )
+        options[name] = value
+    return options
+
+
+def _notes(settings: dict[str, Any], chosen: bool) -> list[str]:
+    """What a user should know of how the clip was made."""
+    picked = ", ".join(str(name) for name, *_ in settings.get("motions", []))
+    default = f"no --motion given, so this is {picked}; `motionloom motions` lists what there is"
+    return [*settings.get("notes", []), *([default] if picked and not chosen else [])]
+
+
+def _check_motions(names: Sequence[str], base: str) -> None:
+    """Refuses before a base is loaded what would be refused after it."""
     if not names:
         return
     from motionloom.zoo import describe_motions
 
     known = [name for name, *_ in describe_motions()]
     for name in names:
-        if name not in known and not name.endswith(".safetensors"):
+        if name.endswith(ADAPTER_SUFFIX):
+            open_head(Path(name), "cannot read adapter", WeightsError)
+        elif name not in known and base == "mini":
             raise ConfigError(
                 f"there is no motion {name!r}", fix=_did_you_mean(name, known, "motionloom motions")
             )
@@ -229,34 +283,53 @@ def _settings_inside(clip: Path) -> dict[str, Any]:
 
 def _photo_to_repeat(settings: dict[str, Any], photo: Path | None, clip: Path) -> Path:
     """The photo given, else the one the settings name; it must be the very picture the clip was made of."""
-    from motionloom.durable import sha256_of
-
-    photo = photo or Path(settings["photo"])
-    if not photo.is_file():
-        raise InputError(
-            f'"{clip}" was made from "{photo}", which is not there',
-            fix=f"motionloom animate PHOTO --from {clip}, where PHOTO is that picture",
-        )
     expected = settings.get("photo_sha256")
-    if expected and sha256_of(photo) != expected:
+    return _found_again(photo, settings["photo"], expected, clip, f"motionloom animate PHOTO --from {clip}")
+
+
+def _found_again(given: Path | None, name: str, sha256: str | None, clip: Path, fix: str) -> Path:
+    """A file that a clip was made from: the one given, else one of its name here or beside the clip.
+
+    Raises:
+        InputError: it is not there, or another file has its name.
+    """
+    places = [given] if given is not None else [Path(name), clip.parent / Path(name).name]
+    there = [place for place in places if place.is_file()]
+    if not there:
         raise InputError(
-            f'"{photo}" is not the picture "{clip}" was made from: its sha256 differs',
-            fix="give that picture; to animate another one, give the options instead of --from",
+            f'"{clip}" was made from "{places[0]}", which is neither here nor beside it',
+            fix=f"give that file: {fix}",
         )
-    return photo
+    for place in there:
+        if sha256 is None or sha256_of(place) == sha256:
+            return place
+    raise InputError(
+        f'"{there[0]}" is not the file "{clip}" was made from: its sha256 differs',
+        fix=f"give that file: {fix}",
+    )
 
 
-def _repeated_arguments(settings: dict[str, Any], motions_given: bool) -> dict[str, Any]:
+def _repeated_arguments(settings: dict[str, Any], clip: Path, motions_given: bool) -> dict[str, Any]:
+    """The arguments of `generate` that made a clip; files are found again by name and sha256."""
     repeated = {name: settings[name] for name in GENERATE_ARGUMENTS if settings.get(name) is not None}
     if motions_given:  # the masks belong to the motions that were replaced
+        repeated.pop("motions", None)
         repeated.pop("masks", None)
-    if "motions" in repeated:  # JSON has no tuples
+    if "motions" in repeated:
+        hashes = settings.get("adapters_sha256") or [None] * len(repeated["motions"])
         repeated["motions"] = [
-            (name, tuple(weight) if isinstance(weight, list) else weight)
-            for name, weight in repeated["motions"]
+            (
+                name if sha256 is None else str(_found_again(None, name, sha256, clip, "--motion FILE")),
+                tuple(weight) if isinstance(weight, list) else weight,  # JSON has no tuples
+            )
+            for (name, weight), sha256 in zip(repeated["motions"], hashes, strict=True)
         ]
     if "masks" in repeated:
-        repeated["masks"] = [None if mask is None else Path(mask) for mask in repeated["masks"]]
+        hashes = settings.get("masks_sha256") or [None] * len(repeated["masks"])
+        repeated["masks"] = [
+            None if mask is None else _found_again(None, mask, sha256, clip, "--motion ... --mask FILE")
+            for mask, sha256 in zip(repeated["masks"], hashes, strict=True)
+        ]
     return repeated
 
 

@@ -104,7 +104,7 @@ def _weight(weight: Any, name: str) -> Weight:
 def _motion(given: Name, words: Sequence[str]) -> tuple[str, Adapter | None, str]:
     """(name, adapter, sha256 of its file) of a motion; a word has no adapter."""
     if not isinstance(given, (str, os.PathLike)):  # an adapter
-        return given.name, given, ""
+        return given.motion or "adapter", given, ""
     file = Path(given)
     if isinstance(given, str) and (given in words or (file.suffix != ADAPTER_SUFFIX and words)):
         return given, None, ""
@@ -113,6 +113,6 @@ def _motion(given: Name, words: Sequence[str]) -> tuple[str, Adapter | None, str
             f'this base knows no motion words, got "{given}"',
             fix=f"give an adapter file, such as {file.name or 'motion'}{ADAPTER_SUFFIX}",
         )
-    from motionloom.adapters import load_adapter
+    from motionloom.adapters.adapter_file import load_adapter
 
     return file.name, load_adapter(file), sha256_of(file)

@@ -123,7 +123,7 @@ def load_animatediff(
     name = NAME if folder is None else Path(folder).name
     chosen = _read(options, name)
     place, precision = device_and_dtype(device, dtype, HALF)
-    facts: dict[str, Any] = {"revision": revision} if revision else {}
+    given = {"revision": revision} if revision else {}
     if motion_module is not None or checkpoint is not None:
         if motion_module is None or checkpoint is None:
             raise ConfigError(
@@ -132,10 +132,9 @@ def load_animatediff(
             )
         network, autoencoder = load_official(motion_module, checkpoint)
         network, autoencoder = network.to(precision), autoencoder.to(precision)
-        facts |= {"motion_module": Path(motion_module).name, "checkpoint": Path(checkpoint).name}
     else:
         network, autoencoder = _load_folders(folder, revision, precision)
-    return _base(name, network.to(place), autoencoder.to(place), chosen, facts)
+    return _base(name, network.to(place), autoencoder.to(place), chosen, given)
 
 
 def load_tiny(seed: int | str = 0, **options: Any) -> AnimateDiffBase:
@@ -147,8 +146,8 @@ def load_tiny(seed: int | str = 0, **options: Any) -> AnimateDiffBase:
         torch.manual_seed(int(seed))
         network = UNetMotionModel(**TINY_NETWORK)
         autoencoder = AutoencoderKL(**TINY_VAE)
-    facts = {"seed": int(seed)}
-    return _base("tiny-animatediff", network, autoencoder, chosen, facts, native_size_px=(64, 64))
+    given = {"seed": int(seed)}
+    return _base("tiny-animatediff", network, autoencoder, chosen, given, native_size_px=(64, 64))
 
 
 TINY_NETWORK: Mapping[str, Any] = {
@@ -183,13 +182,13 @@ def _base(
     network: Any,
     autoencoder: Any,
     options: AnimateDiffOptions,
-    facts: Mapping[str, Any],
+    given: Mapping[str, Any],
     native_size_px: tuple[int, int] = NATIVE_SIZE_PX,
 ) -> AnimateDiffBase:
     denoiser = TextFreeNetwork(network, "epsilon", int(network.config.cross_attention_dim), True)
     codec = ImageAutoencoder(autoencoder)
     multiple = codec.factor * int(2 ** (len(network.config.block_out_channels) - 1))  # 8 x 8 = 64
-    return AnimateDiffBase(name, denoiser, codec, (native_size_px, multiple), options, facts)
+    return AnimateDiffBase(name, denoiser, codec, (native_size_px, multiple), options, given)
 
 
 def _load_folders(

@@ -210,7 +210,10 @@ class Base(ABC):
         """Denoised latents => pixels (1, 3, T, H, W), -1..1; frame 0 is the photo, bit for bit."""
 
     def facts(self) -> dict[str, Any]:
-        """What a clip's settings say of this base besides its name: weights, revision, options. No full paths."""
+        """What a clip's settings say of this base besides its name, as JSON values without full paths.
+
+        "options": what `load_base` must be given to make it again; "weights": what tells its weights from others.
+        """
         return {}
 
     def notes(self, request: Request) -> list[str]:

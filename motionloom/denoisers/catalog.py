@@ -125,7 +125,9 @@ def load_base(name: str | os.PathLike[str], **options: Any) -> Base:
     if not Path(given).is_dir() and given.count("/") != 1:
         raise ConfigError(f'there is no base "{given}"', fix=suggest(given, list(BASES), "bases"))
     folder = find_folder(given, revision=options.get("revision"))
-    return _load(FOLDERS[_kind_of(folder)], given, options, folder)
+    base = _load(FOLDERS[_kind_of(folder)], given, options, folder)
+    base.name = folder.name if Path(given).is_dir() else given
+    return base
 
 
 def describe_bases() -> list[tuple[str, str, str]]:

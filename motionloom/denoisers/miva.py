@@ -5,10 +5,11 @@ photo -> z_0 -> shared noise, low frequencies of z_0 -> denoise frames 1.. besid
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +24,14 @@ from motionloom.errors import ConfigError
 from motionloom.sampling.first_frame import HeldFrames, adain
 from motionloom.start_noise.dct import KEPT_SHARE, START_TIMESTEP, DCTStart
 from motionloom.start_noise.shared import SharedNoise
+
+if TYPE_CHECKING:
+    from motionloom.adapters.adapter import Adapter
+    from motionloom.adapters.context import MotionContext
+    from motionloom.adapters.motion_weight import MotionWeight
+    from motionloom.conditions.asked import Asked
+
+Options = TypeVar("Options", bound="MivaOptions")
 
 
 class MivaOptions(BaseModel):
@@ -44,9 +53,6 @@ class MivaOptions(BaseModel):
     start_timestep: int = Field(START_TIMESTEP, ge=0, le=999)
     posterior: Literal["sample", "mean"] = "sample"
     adain: bool = True
-
-
-Options = TypeVar("Options", bound=MivaOptions)
 
 
 def read_options(kind: type[Options], values: Mapping[str, Any], base: str) -> Options:
@@ -79,7 +85,7 @@ class MivaBase(Base):
         codec: of its latents.
         sizes_px: the (height, width) it was trained at, and what both sides must be multiples of.
         options: see `MivaOptions`.
-        facts: what the clip's settings shall say of its weights.
+        given: the other options of `load_base` that made it.
     """
 
     num_steps = 50
@@ -92,14 +98,14 @@ class MivaBase(Base):
         codec: ImageAutoencoder | WanAutoencoder,
         sizes_px: tuple[tuple[int, int], int],
         options: MivaOptions,
-        facts: Mapping[str, Any] | None = None,
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.denoiser: TextFreeNetwork = denoiser
         self.codec: ImageAutoencoder | WanAutoencoder = codec
         self.native_size_px, self.size_multiple_px = sizes_px
         self.options = options
-        self._facts = dict(facts or {})
+        self._given = dict(given or {})
 
     @abstractmethod
     def levels(self, request: Request) -> tuple[float, float]:
@@ -137,16 +143,13 @@ class MivaBase(Base):
     @contextmanager
     def adapted(self, request: Request) -> Iterator[Denoiser]:
         """See `Base`: the adapters of all motions side by side, in one pass."""
-        from motionloom.adapters import MotionWeight, mounted
+        from motionloom.adapters.context import context_of
+        from motionloom.adapters.mount import mounted
 
-        pairs = []
-        for one in request.motions:
-            curve = one.weight if isinstance(one.weight, tuple) else None
-            strength = 1.0 if isinstance(one.weight, tuple) else one.weight
-            region = None if one.region is None else torch.from_numpy(one.region)
-            pairs.append((one.adapter, MotionWeight(strength, over_steps=curve, region=region)))
-        with mounted(self.denoiser.network, pairs, group_norm=self.group_norm):
-            yield self.denoiser
+        network = self.denoiser.network
+        pairs = [(_beside(network, one.adapter), _weight(one)) for one in request.motions]
+        with mounted(network, pairs, group_norm=self.group_norm):
+            yield Paced(self.denoiser, context_of(network), request.num_steps)
 
     def decode(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
         """See `Base`."""
@@ -154,15 +157,41 @@ class MivaBase(Base):
         return self.codec.decode(matched, request.photo, progress)
 
     def facts(self) -> dict[str, Any]:
-        """See `Base`: options that were changed, and what tells these weights from others."""
-        changed = self.options.model_dump(exclude_defaults=True)
-        weights = fingerprint(self.denoiser.network, self.codec.network)
-        return self._facts | {"weights": weights} | ({"options": changed} if changed else {})
-
-    def notes(self, request: Request) -> list[str]:
         """See `Base`."""
-        total = sum(1.0 if isinstance(one.weight, tuple) else one.weight for one in request.motions)
-        masked = any(one.region is not None for one in request.motions)
-        if masked or abs(total - 1) < 1e-6:
-            return []
-        return [f"the weights of the motions sum to {total:g}; MIVA adapters are steadiest at 1"]
+        changed = self._given | self.options.model_dump(exclude_defaults=True)
+        facts: dict[str, Any] = {"weights": fingerprint(self.denoiser.network, self.codec.network)}
+        return facts | ({"options": changed} if changed else {})
+
+
+class Paced:
+    """A `Denoiser` that tells the adapters mounted on it how much of the denoising is done, one call a step."""
+
+    def __init__(self, denoiser: TextFreeNetwork, context: MotionContext, num_steps: int) -> None:
+        self.denoiser = denoiser
+        self.prediction_type = denoiser.prediction_type
+        self._context = context
+        self._progress = iter(torch.linspace(0, 1, num_steps).tolist())
+
+    def __call__(self, latents: Tensor, timestep: Tensor, condition: None = None) -> Tensor:
+        """See `Denoiser`."""
+        self._context.at(next(self._progress, 1.0))
+        return self.denoiser(latents, timestep, condition)
+
+
+def _weight(one: Asked) -> MotionWeight:
+    """A motion's weight, curve over the steps and region, as one."""
+    from motionloom.adapters.motion_weight import MotionWeight
+
+    region = None if one.region is None else torch.from_numpy(one.region)
+    if isinstance(one.weight, tuple):
+        return MotionWeight(over_steps=one.weight, region=region)
+    return MotionWeight(one.weight, region=region)
+
+
+def _beside(network: Any, adapter: Adapter | None) -> Adapter:
+    """The adapter where the network is and as precise; a copy if that is elsewhere."""
+    assert adapter is not None, "check() lets no word through"
+    own = next(adapter.parameters())
+    if (own.device, own.dtype) == (network.device, network.dtype):
+        return adapter
+    return copy.deepcopy(adapter).to(network.device, network.dtype)

@@ -96,16 +96,15 @@ def load_wan(
     name = NAME if folder is None else Path(folder).name
     chosen = read_options(WanOptions, options, name)
     place, precision = device_and_dtype(device, dtype, HALF)
-    facts: dict[str, Any] = {"revision": revision} if revision else {}
+    given = {"revision": revision} if revision else {}
     if transformer is not None or vae is not None:
         if transformer is None or vae is None:
             raise ConfigError("got one of transformer and vae, expected both", fix="give both official files")
         network, autoencoder = load_official(transformer, vae)
         network, autoencoder = to_precision(network, precision), autoencoder.to(precision)
-        facts |= {"transformer": Path(transformer).name, "vae": Path(vae).name}
     else:
         network, autoencoder = _load_folder(folder or WAN_REPOSITORY, revision, precision)
-    return _base(name, network.to(place), autoencoder.to(place), chosen, facts)
+    return _base(name, network.to(place), autoencoder.to(place), chosen, given)
 
 
 def load_tiny(seed: int | str = 0, **options: Any) -> WanBase:
@@ -135,13 +134,13 @@ def _base(
     network: Any,
     autoencoder: Any,
     options: WanOptions,
-    facts: Mapping[str, Any],
+    given: Mapping[str, Any],
     native_size_px: tuple[int, int] = NATIVE_SIZE_PX,
 ) -> WanBase:
     denoiser = TextFreeNetwork(network, "flow", int(network.config.text_dim), False)
     codec = WanAutoencoder(autoencoder)
     sizes_px = (native_size_px, codec.factor * int(network.config.patch_size[1]))  # 8 x 2 = 16
-    return WanBase(name, denoiser, codec, sizes_px, options, facts)
+    return WanBase(name, denoiser, codec, sizes_px, options, given)
 
 
 def _load_folder(source: str | os.PathLike[str], revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
