@@ -15,10 +15,18 @@ from motionloom import errors
 from motionloom.errors import MotionLoomError
 
 if TYPE_CHECKING:
+    from motionloom.adapters.adapter import Adapter as Adapter
+    from motionloom.adapters.adapter import new_adapter as new_adapter
+    from motionloom.adapters.adapter_file import load_adapter as load_adapter
+    from motionloom.adapters.motion_weight import MotionWeight as MotionWeight
+    from motionloom.adapters.mount import mounted as mounted
+    from motionloom.adapters.official import adapter_from_official as adapter_from_official
     from motionloom.adapters.text_adapter import TextAdapter as TextAdapter
+    from motionloom.convert import convert as convert
     from motionloom.denoisers.catalog import load_base as load_base
     from motionloom.denoisers.dynamicrafter.unet import dynamicrafter_unet as dynamicrafter_unet
     from motionloom.generate import generate as generate
+    from motionloom.merge import merge as merge
     from motionloom.merging.decoupling import decouple as decouple
     from motionloom.merging.decoupling import extrapolate as extrapolate
     from motionloom.train import train as train
@@ -30,6 +38,13 @@ __version__ = "0.1.0"
 
 # public name -> the module that defines it under the same name
 _HOMES = {
+    "Adapter": "motionloom.adapters.adapter",
+    "MotionWeight": "motionloom.adapters.motion_weight",
+    "adapter_from_official": "motionloom.adapters.official",
+    "load_adapter": "motionloom.adapters.adapter_file",
+    "mounted": "motionloom.adapters.mount",
+    "new_adapter": "motionloom.adapters.adapter",
+    "convert": "motionloom.convert",
     "dynamicrafter_unet": "motionloom.denoisers.dynamicrafter.unet",
     "TextAdapter": "motionloom.adapters.text_adapter",
     "Clip": "motionloom.video.clip",
@@ -40,6 +55,7 @@ _HOMES = {
     "train": "motionloom.train",
     "extrapolate": "motionloom.merging.decoupling",
     "decouple": "motionloom.merging.decoupling",
+    "merge": "motionloom.merge",
 }
 
 __all__ = [
@@ -51,8 +67,16 @@ __all__ = [
     "train",
     "dynamicrafter_unet",
     "TextAdapter",
+    "Adapter",
+    "MotionWeight",
+    "new_adapter",
+    "load_adapter",
+    "adapter_from_official",
+    "mounted",
+    "convert",
     "extrapolate",
     "decouple",
+    "merge",
     "errors",
     "MotionLoomError",
     "__version__",

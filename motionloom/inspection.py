@@ -86,6 +86,11 @@ def _weights_facts(path: Path) -> tuple[str, Facts]:
         "metadata": {key: _parsed(value) for key, value in sorted(metadata.items())},
     }
     kind = metadata.get("motionloom.kind")
+    if kind == "motion_adapter":
+        from motionloom.adapters.adapter_file import describe_adapter
+
+        del facts["metadata"]  # the same, less readable
+        facts = {**describe_adapter(metadata), **facts}
     return (f"weights: {kind}" if kind else "weights"), facts
 
 

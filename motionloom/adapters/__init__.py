@@ -10,3 +10,23 @@ What an adapter is made of, one file a part: cross_frame_attention, adaptive_wei
 attention_bias. Where the parts sit: layout. What they know of the running call: context. How they are put beside the layers
 of a U-Net and of a DiT: unet, dit. How much, when and where each acts: motion_weight.
 """
+
+from motionloom.adapters.adapter import Adapter, new_adapter
+from motionloom.adapters.adapter_file import load_adapter, save_adapter
+from motionloom.adapters.context import MotionContext, context_of
+from motionloom.adapters.motion_weight import MotionWeight
+from motionloom.adapters.mount import mounted, weight_notes
+from motionloom.adapters.official import adapter_from_official
+
+__all__ = [
+    "Adapter",
+    "MotionContext",
+    "MotionWeight",
+    "adapter_from_official",
+    "context_of",
+    "load_adapter",
+    "mounted",
+    "new_adapter",
+    "save_adapter",
+    "weight_notes",
+]

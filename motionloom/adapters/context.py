@@ -1,7 +1,7 @@
 """What side branches know of the call they run in: one context for every mounted host.
 
-Processors of a host's attentions see token rows and nothing else. The context is filled when the host is called (shape of the
-latents), while it runs (time embedding), and by the sampler between calls (progress, masks).
+Processors of a host's attentions see token rows and nothing else. The context is filled when the host is called (shape
+of the latents), while it runs (time embedding), and by the sampler between calls (progress, masks).
 
     context = context_of(host)           inside `mounted`
     context.at(0.25)                     a quarter of the denoising steps is done; None reads it from the timestep

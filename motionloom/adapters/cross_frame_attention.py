@@ -71,8 +71,8 @@ class CrossFrameAttention(nn.Module):
     joint:     CFA_i = W'_O softmax(W'_Q x_i [K_0 ; K_p]^T / sqrt(d)) [a V_0 ; (1-a) V_p] + b'_O
     separate:  CFA_i = a CFA(x_i, x_0) + (1-a) CFA'(x_i, x_p)
 
-    p = max(i - 1, 0) is the previous frame, a the first output of the weighting. In the joint form frame 0, which sees itself
-    twice, gets half of its plain attention.
+    p = max(i - 1, 0) is the previous frame, a the first output of the weighting. In the joint form frame 0, which sees
+    itself twice, gets half of its plain attention.
     """
 
     def __init__(

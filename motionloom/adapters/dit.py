@@ -5,8 +5,8 @@ The block computes, with x the residual stream,
     x <- x + gate SA(modulate(norm1 x));   x <- x + attn2(norm2 x, text);   x <- x + feed-forward
 
 and the released adapter wants x <- x + CFA(x) in between, on the raw stream, and CA in place of attn2. So a hook on norm2
-computes c = CFA(x) and returns norm2(x + c); the processor of attn2 returns c + CA(W_Q norm2(x + c)). The paper's parallel form
-(Eq. 2) is added to SA's output by the processor of attn1, where the gate scales it too.
+computes c = CFA(x) and returns norm2(x + c); the processor of attn2 returns c + CA(W_Q norm2(x + c)). The paper's
+parallel form (Eq. 2) is added to SA's output by the processor of attn1, where the gate scales it too.
 
 With masks, modalities are stacked on the batch axis: (B, 1 + K) samples, row-major, with the same positions.
 """

@@ -28,8 +28,8 @@ class _Around(ModelHook):  # type: ignore[misc]  # diffusers has no types
 
 
 def hook_forward(module: nn.Module, around: Callable[..., Any], undo: ExitStack) -> None:
-    """Wrap a module's forward in diffusers' own registry, so that offloading and caches may be stacked on it and taken away in
-    any order.
+    """Wrap a module's forward in diffusers' own registry, so that offloading and caches may be stacked on it and taken
+    away in any order.
     """
     was_plain = "forward" not in vars(module) and not hasattr(module, "_diffusers_hook")
     registry = HookRegistry.check_if_exists_or_initialize(module)

@@ -39,7 +39,7 @@ class LowRank(nn.Module):
 
 
 class TemporalSelfAttention(nn.Module):
-    """A base's temporal self-attention with low-rank parts on q, k, v and out (section 3.3 of the paper's base, AnimateDiff).
+    """A base's temporal self-attention with low-rank parts on q, k, v and out (section 3.3).
 
     q, k and v read what the frozen projections read, position code included; out reads the attention's output.
     """

@@ -96,7 +96,7 @@ def _along(values: Sequence[float], where: Tensor) -> Tensor:
 
 
 def _resized(region: Tensor, frames: int, height: int, width: int) -> Tensor:
-    """Averaged over the cells of a layer's grid; along time the nearest frame, for a clip's frames may outnumber the layer's."""
+    """Averaged over the cells of a layer's grid; along time the nearest frame, for a layer may have fewer than the clip."""
     maps = region.float() if region.ndim == 3 else region.float()[None]
     if len(maps) > 1:
         maps = maps[torch.linspace(0, len(maps) - 1, frames).round().long()]

@@ -46,8 +46,9 @@ def mounted(
         group_norm: statistics of a U-Net's GroupNorms. "per_frame": everywhere, as AnimateDiff v3 has them. "joint": those
             of the resnets and of the output norm over all frames, motion modules per frame, as the released
             configuration. "diffusers": untouched (motion modules over all frames, the rest per frame).
-        temporal: of a U-Net. "residual": sum_k w_k TSA_k, whole attentions, so that the base counts sum w times, as the paper
-            and the release; where a weight has a curve or a region, the base fills up what is missing to a sum of 1 (ours).
+        temporal: of a U-Net. "residual": sum_k w_k TSA_k, whole attentions, so that the base counts sum w times, as the
+            paper and the release; where a weight has a curve or a region, the base fills up what is missing to a sum of
+            1 (ours).
             "relative": TSA + sum_k w_k (TSA_k - TSA). "weights": one attention whose low-rank parts are
             summed with weights, as PEFT and the release's older code. All agree for one adapter of weight 1.
 
@@ -78,8 +79,8 @@ def mounted(
 def weight_notes(adapters: Sequence[Weighted]) -> list[str]:
     """A sentence for what a user should know about the sum of the weights: [] when it is 1.
 
-    The temporal attention of a base counts as often as the weights sum to, so other sums fade or exaggerate it. With curves and
-    regions it fills up to 1, so only a sum above 1 somewhere is told.
+    The temporal attention of a base counts as often as the weights sum to, so other sums fade or exaggerate it. With
+    curves and regions it fills up to 1, so only a sum above 1 somewhere is told.
     """
     weights = [as_motion_weight(weight) for _, weight in adapters]
     sums = [sum((w.at(progress, 9, 9, 9) for w in weights), torch.zeros(())) for progress in (0.0, 0.5, 1.0)]

@@ -70,7 +70,7 @@ class Masks(Part):
     Attributes:
         bias: "soft" is Eq. 3; "equality" is the released cross-frame form, log(1[s_p = s_q] + eps).
         pooling: the layer's grid is reached by averaging the "mask" before the logarithm, or the "log_bias" after it.
-        first_sees_itself: frame 0, which is its own previous frame, has B(0, 0) there; False is the released constant log eps.
+        first_sees_itself: frame 0, which is its own previous frame, has B(0, 0) there; False: the released log eps.
         image_guidance: mask tokens also attend to the video tokens of their own frame.
         background: a second text-free part acts where the subject is not.
         gate: the text-free part of video tokens is multiplied by the mask, "hard" (> 0.5) or "soft".

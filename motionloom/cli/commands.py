@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from motionloom import __version__
-from motionloom.cli import animate, data, look, train
+from motionloom.cli import animate, convert, data, look, merge, train
 
 app = typer.Typer(
     name="motionloom",
@@ -37,7 +37,11 @@ def _options_of_every_command(
 
 app.command(epilog=animate.EPILOG)(animate.animate)
 app.command(epilog=train.EPILOG)(train.train)
+app.command(epilog=merge.EPILOG)(merge.merge)
 app.add_typer(data.app, name="data")
+app.command(epilog=convert.EPILOG)(convert.convert)
+app.command(epilog=convert.PUSH_EPILOG)(convert.push)
+app.command(epilog=convert.PULL_EPILOG)(convert.pull)
 app.command(epilog="Example: motionloom bases")(look.bases)
 app.command(epilog="Example: motionloom motions")(look.motions)
 app.command(epilog="Example: motionloom inspect clip.mp4")(look.inspect)
