@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from motionloom.convert import convert as convert
     from motionloom.denoisers.catalog import load_base as load_base
     from motionloom.denoisers.dynamicrafter.unet import dynamicrafter_unet as dynamicrafter_unet
+    from motionloom.evaluate import evaluate as evaluate
     from motionloom.generate import generate as generate
     from motionloom.merge import merge as merge
     from motionloom.merging.decoupling import decouple as decouple
@@ -53,6 +54,7 @@ _HOMES = {
     "load_base": "motionloom.denoisers.catalog",
     "generate": "motionloom.generate",
     "train": "motionloom.train",
+    "evaluate": "motionloom.evaluate",
     "extrapolate": "motionloom.merging.decoupling",
     "decouple": "motionloom.merging.decoupling",
     "merge": "motionloom.merge",
@@ -65,6 +67,7 @@ __all__ = [
     "load_base",
     "generate",
     "train",
+    "evaluate",
     "dynamicrafter_unet",
     "TextAdapter",
     "Adapter",

@@ -25,6 +25,7 @@ COMMANDS: tuple[list[str], ...] = (
     [],
     ["animate"],
     ["train"],
+    ["evaluate"],
     ["merge"],
     ["data"],
     ["data", "synth"],

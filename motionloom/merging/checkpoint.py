@@ -31,6 +31,7 @@ PICKLED_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 WRAPPERS = ("state_dict", "module", "model")  # keys under which trainers put the weights
 DEEPSPEED_PREFIX = "_forward_module."
 HASH_BYTES = 1 << 22
+EXPERTS_FOLDER = "experts"  # differences that lie beside a base and are no part of it
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,11 @@ def _open_file(path: Path) -> WeightsFile:
 
 
 def _open_folder(folder: Path) -> Checkpoint:
-    paths = sorted(path for path in folder.rglob("*.safetensors") if not path.name.startswith("."))
+    paths = sorted(
+        path
+        for path in folder.rglob("*.safetensors")
+        if not path.name.startswith(".") and path.relative_to(folder).parts[0] != EXPERTS_FOLDER
+    )
     if not paths:
         raise InputError(
             f'no weights in "{folder}": it holds no .safetensors file',

@@ -1,0 +1,323 @@
+"""Inputs => merged files, piece by piece: two models are never in memory, not even one.
+
+`Merge` knows what is merged; `write_merged` walks the base's files in their own order, reads a piece of every input, merges,
+checks and writes it. Methods that need whole tensors get them one at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from motionloom.errors import ConfigError, NumericError, WeightsError
+from motionloom.merging.checkpoint import Checkpoint, Stored, WeightsFile, check_pair, open_checkpoint
+from motionloom.merging.decoupling import not_finite
+from motionloom.merging.groups import select
+from motionloom.merging.methods import Slot
+from motionloom.merging.recipe import MergeRecipe
+from motionloom.merging.sources import Source, source
+from motionloom.weights import _NAMES, CHECKSUM_KEY, MAX_HEADER_BYTES, METADATA_KEY
+
+PIECE_ELEMENTS = 1 << 20  # 4 MiB of float32: intermediate results stay in the cache
+Progress = Callable[[str, int, int], None]  # (stage, done, in all)
+
+
+@dataclass
+class Merge:
+    """A recipe with its models opened and compared.
+
+    Attributes:
+        names: of the result, in the order they are written.
+        merged: those that the method changes; the others are copied.
+        home: name -> the checkpoint a copied tensor comes from.
+    """
+
+    recipe: MergeRecipe
+    base: Checkpoint
+    tuned: list[Source]
+    statistics: list[Checkpoint]
+    names: list[str]
+    merged: set[str]
+    home: dict[str, Checkpoint]
+    changed: dict[str, set[str]] = field(default_factory=dict)  # output -> names, filled while merging
+
+    def stored(self, name: str) -> Stored:
+        """Where a tensor of the result has its shape and dtype from."""
+        return self.home[name].stored[name]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Of a tensor of the result."""
+        own, asked = self.stored(name).dtype, self.recipe.dtype
+        return own if asked == "keep" or not own.is_floating_point else getattr(torch, asked)  # type: ignore[no-any-return]
+
+    def inputs(self) -> list[tuple[str, Checkpoint]]:
+        """(role, checkpoint) of everything that is read."""
+        tuned = [(f"tuned {index}", one.checkpoint) for index, one in enumerate(self.tuned)]
+        return [
+            ("base", self.base),
+            *tuned,
+            *[(f"statistics {i}", one) for i, one in enumerate(self.statistics)],
+        ]
+
+    def result(self, name: str) -> dict[str, Tensor]:
+        """Output -> one whole merged tensor, float32; what the method does not change is the home's."""
+        stored = self.stored(name)
+        got: dict[str, list[Tensor]] = {output: [] for output in self.recipe.method.outputs}
+        for _, results, _ in self.pieces(name):
+            for output, piece in results.items():
+                got[output].append(piece.float().flatten().clone())  # the buffer is used again
+        return {output: torch.cat(pieces).reshape(stored.shape) for output, pieces in got.items()}
+
+    def pieces(
+        self, name: str, buffers: Buffers | None = None
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor], int]]:
+        """(home's piece, output -> merged piece in the result's dtype, elements) of one tensor, in order."""
+        buffers = buffers or Buffers(1 + len(self.tuned))
+        stored, method, dtype = self.stored(name), self.recipe.method, self.dtype(name)
+        if name not in self.merged:
+            for start, stop in _ranges(stored.num_elements, PIECE_ELEMENTS):
+                own = self.home[name].read(
+                    name, start, stop, buffers.of(0, stored, stop - start), hashed=True
+                )
+                yield own, dict.fromkeys(method.outputs, own.to(dtype)), stop - start
+            return
+        slot = Slot(name, stored.shape, self.recipe.seed)
+        for start, stop in _ranges(
+            stored.num_elements, stored.num_elements if method.whole else PIECE_ELEMENTS
+        ):
+            own = self.base.read(name, start, stop, buffers.of(0, stored, stop - start), hashed=True)
+            base = own.float()
+            tuned = [
+                one.piece(name, start, stop, base, buffers.of(1 + index, one.shapes[name], stop - start))
+                for index, one in enumerate(self.tuned)
+            ]
+            told = [_statistic(one, name, start, stop, method.whole) for one in self.statistics]
+            if method.whole:
+                base, tuned = base.reshape(stored.shape), [one.reshape(stored.shape) for one in tuned]
+            results = method.merge(slot, base, tuned, told)
+            for output, merged in results.items():
+                results[output] = merged.flatten().to(dtype)
+                if not _is_finite(results[output]):
+                    raise self._not_finite(name, base, tuned)
+            yield own, results, stop - start
+
+    def _not_finite(self, name: str, base: Tensor, tuned: Sequence[Tensor]) -> NumericError:
+        named = {
+            f'the tuned model "{one.checkpoint.path}"': t for one, t in zip(self.tuned, tuned, strict=True)
+        }
+        return not_finite(name, {f'the base "{self.base.path}"': base, **named})
+
+    def close(self) -> None:
+        """Close every input."""
+        for _, checkpoint in self.inputs():
+            checkpoint.close()
+
+
+class Buffers:
+    """One piece of memory for each input, grown when needed and used again."""
+
+    def __init__(self, count: int) -> None:
+        self._buffers = [torch.empty(PIECE_ELEMENTS * 4, dtype=torch.uint8) for _ in range(count)]
+
+    def of(self, index: int, stored: Stored, elements: int) -> Tensor:
+        """uint8, large enough for so many elements."""
+        size_bytes = elements * stored.dtype.itemsize
+        if self._buffers[index].numel() < size_bytes:
+            self._buffers[index] = torch.empty(size_bytes, dtype=torch.uint8)
+        return self._buffers[index]
+
+
+def opened(recipe: MergeRecipe) -> Merge:
+    """Open and compare everything a recipe names; no tensor is read.
+
+    Raises:
+        InputError, WeightsError: a model is missing or damaged, or the models do not fit together.
+        ConfigError: a group that is not there, or a merge that could change nothing.
+    """
+    with ExitStack() as stack:
+        base = stack.enter_context(open_checkpoint(recipe.base))
+        tuned = [
+            source(stack.enter_context(open_checkpoint(one.path)), base, one.lora_alpha)
+            for one in recipe.tuned
+        ]
+        statistics = [stack.enter_context(open_checkpoint(path)) for path in recipe.method.statistics_files]
+        shared = set(base)
+        for one in tuned:
+            shared &= set(check_pair(base.stored, one.shapes, recipe.keys, f'"{one.checkpoint.path}"'))
+        merge = Merge(recipe, base, tuned, statistics, [], set(), {})
+        for name in base:
+            if recipe.keys != "shared" or name in shared:
+                merge.home[name] = base
+        if recipe.keys == "union":
+            for one in tuned:
+                merge.home.update({name: one.checkpoint for name in one.shapes if name not in merge.home})
+        merge.names = list(merge.home)
+        floating = [name for name in base if name in shared and base.stored[name].dtype.is_floating_point]
+        merge.merged = set(select(floating, recipe.groups))
+        stack.pop_all()
+    if not merge.merged:
+        raise ConfigError(
+            "there is nothing to merge: no tensor of numbers is shared", fix="check base and tuned"
+        )
+    return merge
+
+
+def _statistic(statistics: Checkpoint, name: str, start: int, stop: int, whole: bool) -> Tensor | None:
+    if name not in statistics:
+        return None
+    if whole:
+        return statistics[name].float()
+    if stop > statistics.stored[name].num_elements:
+        raise WeightsError(
+            f'"{name}" of "{statistics.path}" has the shape {list(statistics.stored[name].shape)}, not the tensor\'s',
+            fix="give statistics of this model",
+        )
+    return statistics.read(name, start, stop).float()
+
+
+def _ranges(count: int, step: int) -> Iterable[tuple[int, int]]:
+    return ((start, min(start + step, count)) for start in range(0, count, max(1, step)))
+
+
+def _is_finite(piece: Tensor) -> bool:
+    """One sum instead of a mask: NaN and infinities survive it."""
+    return bool(torch.isfinite(piece.sum(dtype=torch.float64)))
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+class PiecewiseFile:
+    """A safetensors file written front to back, with the checksum `weights.py` checks. Use as a context.
+
+    Args:
+        path: of the file.
+        tensors: (name, dtype, shape) in the order they will be written: widest dtype first, so that each starts at a
+            multiple of its width.
+        metadata: texts.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tensors: Sequence[tuple[str, torch.dtype, tuple[int, ...]]],
+        metadata: dict[str, str],
+    ) -> None:
+        self._header: dict[str, Any] = {METADATA_KEY: dict(metadata)}
+        position = 0
+        for name, dtype, shape in tensors:
+            size_bytes = torch.Size(shape).numel() * dtype.itemsize
+            offsets = [position, position + size_bytes]
+            self._header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": offsets}
+            position += size_bytes
+        canonical = json.dumps(self._header, sort_keys=True, separators=(",", ":")).encode("ascii")
+        self._digest = hashlib.sha256(canonical)
+        self._size_bytes, self._written_bytes = position, 0
+        self._stream = open(path, "wb")  # noqa: SIM115  (closed by __exit__)
+        self._stream.write(self._encoded("0" * 64))
+
+    def _encoded(self, checksum: str) -> bytes:
+        self._header[METADATA_KEY][CHECKSUM_KEY] = checksum
+        text = json.dumps(self._header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        text += b" " * (-len(text) % 8)
+        assert len(text) <= MAX_HEADER_BYTES, "a header that large could not be read back"
+        return len(text).to_bytes(8, "little") + text
+
+    def write(self, piece: Tensor) -> None:
+        """The next elements."""
+        raw = memoryview(piece.contiguous().view(torch.uint8).numpy()) if piece.numel() else memoryview(b"")
+        self._digest.update(raw)
+        self._stream.write(raw)
+        self._written_bytes += len(raw)
+
+    def __enter__(self) -> PiecewiseFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stream:
+            if kind is None:
+                assert self._written_bytes == self._size_bytes, (
+                    "fewer bytes were written than the header says"
+                )
+                self._stream.seek(0)
+                self._stream.write(self._encoded(self._digest.hexdigest()))
+
+
+def write_merged(merge: Merge, folder: Path | None, progress: Progress | None) -> None:
+    """Write every output as files like the base's below `folder`; None only computes. Fills `merge.changed`."""
+    outputs = merge.recipe.method.outputs
+    merge.changed = {output: set() for output in outputs}
+    total = sum(merge.stored(name).size_bytes for name in merge.names)
+    done = 0
+    buffers = Buffers(1 + len(merge.tuned))
+    for place, names in files_of(merge):
+        with ExitStack() as stack:
+            files = {
+                output: stack.enter_context(_output_file(merge, folder / output / place, names))
+                for output in outputs
+                if folder is not None
+            }
+            for name, _ in names:
+                if merge.stored(name).num_elements == 0:
+                    continue
+                for own, results, elements in merge.pieces(name, buffers):
+                    for output, piece in results.items():
+                        if name in merge.merged and name not in merge.changed[output]:
+                            _note_change(merge, output, name, own, piece)
+                        if folder is not None:
+                            files[output].write(piece)
+                    done += elements * own.dtype.itemsize
+                    if progress is not None:
+                        progress("merging (bytes)", done, total)
+    if not any(merge.changed.values()):
+        raise ConfigError(
+            f"the merge changes none of the {len(merge.merged)} tensors it looks at",
+            fix="choose other numbers, groups or models: the result would be the base",
+        )
+
+
+def _note_change(merge: Merge, output: str, name: str, own: Tensor, piece: Tensor) -> None:
+    if not torch.equal(own if own.dtype == piece.dtype else own.to(piece.dtype), piece):
+        merge.changed[output].add(name)
+
+
+def files_of(merge: Merge) -> list[tuple[Path, list[tuple[str, str]]]]:
+    """(place below the folder, [(name in the merge, name in the file)]) of every file of the result."""
+    name_of = {id(found): name for name, found in merge.base.stored.items()}
+    root = merge.base.path if merge.base.path.is_dir() else merge.base.path.parent
+    places = []
+    kept = set(merge.names)
+    for file in merge.base.files:
+        inside = [(name_of[id(found)], own) for own, found in file.tensors.items()]
+        inside = [(name, own) for name, own in inside if name in kept]
+        kept -= {name for name, _ in inside}
+        places.append((file.path.relative_to(root).with_suffix(".safetensors"), inside))
+    places[-1][1].extend((name, name) for name in merge.names if name in kept)  # what only a tuned model has
+    return [
+        (place, sorted(names, key=lambda pair: -merge.dtype(pair[0]).itemsize))
+        for place, names in places
+        if names
+    ]
+
+
+def _output_file(merge: Merge, path: Path, names: list[tuple[str, str]]) -> PiecewiseFile:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = [(own, merge.dtype(name), merge.stored(name).shape) for name, own in names]
+    return PiecewiseFile(path, tensors, _metadata_of(merge, names))
+
+
+def _metadata_of(merge: Merge, names: list[tuple[str, str]]) -> dict[str, str]:
+    """What the base's file said of itself, for its readers go by it, and that this is a merge."""
+    file: WeightsFile = merge.stored(names[0][0]).file
+    return {**file.metadata, "motionloom.merge": merge.recipe.method.model_dump_json()}
