@@ -53,6 +53,7 @@ class TextAdapter(nn.Module):
         init: "identity" or "released".
 
     Attributes:
+        name: what it is called; its file's name once loaded.
         strength: x <- x + strength (W_cc [x ; C] + b_cc - x); 1 is the paper's, 0 the host alone. A mapping
             gives layers (by name in the host) their own, 1 where it says nothing.
 
@@ -74,6 +75,7 @@ class TextAdapter(nn.Module):
                 f"expected at least one and a multiple of {HEADS}",
                 fix="the text adapter needs a network with temporal attention apart from spatial attention",
             )
+        self.name = ""
         self.layers = dict(layers)
         self.strength: float | Mapping[str, float] = 1.0
         self.queries = nn.Parameter(torch.randn(num_queries, width))
@@ -214,6 +216,7 @@ class TextAdapter(nn.Module):
                 fix="export it again",
             ) from None
         load_strictly(adapter, {_state_key(name): value for name, value in tensors.items()}, path)
+        adapter.name = Path(path).name
         if host is not None:
             adapter.check_fits(host, f'"{path}"')
         return adapter.eval()
@@ -231,6 +234,7 @@ class _Listener:
             text, latents = given["context"][:, :TEXT_TOKENS], given["latents"]
         else:
             text, latents = given["encoder_hidden_states"], given["sample"]
+            text = text[:: len(text) // len(latents)]  # diffusers repeats it for each frame
         self.adapter._context = self.adapter.temporal_context(text, latents.shape[2])
 
 

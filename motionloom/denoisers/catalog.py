@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from motionloom.denoisers.dynamicrafter.hub import CHECKPOINT, REPOSITORIES, fetch
 from motionloom.denoisers.hub import (
     FETCH_MOTION,
     FETCH_SPATIAL,
@@ -87,6 +88,21 @@ BASES: dict[str, Row] = {
         "motionloom.denoisers.wan:load_wan",
         _cached((WAN_REPOSITORY, WAN_FILES, FETCH_WAN)),
     ),
+    "dynamicrafter-512": Row(
+        "DynamiCrafter, photo and text to video; also moved by weight arithmetic and text adapters, 512x320, 16 frames",
+        "motionloom.denoisers.dynamicrafter.base:load_512",
+        _cached((REPOSITORIES["dynamicrafter-512"], (CHECKPOINT,), fetch("dynamicrafter-512"))),
+    ),
+    "dynamicrafter-1024": Row(
+        "the same at 1024x576",
+        "motionloom.denoisers.dynamicrafter.base:load_1024",
+        _cached((REPOSITORIES["dynamicrafter-1024"], (CHECKPOINT,), fetch("dynamicrafter-1024"))),
+    ),
+    "dynamicrafter-256": Row(
+        "its first version, at 256x256",
+        "motionloom.denoisers.dynamicrafter.base:load_256",
+        _cached((REPOSITORIES["dynamicrafter-256"], (CHECKPOINT,), fetch("dynamicrafter-256"))),
+    ),
     "tiny-animatediff": Row(
         "random weights of animatediff-v3's layout, for tests and dry runs",
         "motionloom.denoisers.animatediff:load_tiny",
@@ -97,12 +113,18 @@ BASES: dict[str, Row] = {
         "motionloom.denoisers.wan:load_tiny",
         _made,
     ),
+    "tiny-dynamicrafter": Row(
+        "random weights of dynamicrafter-512's layout, for tests and dry runs",
+        "motionloom.denoisers.dynamicrafter.base:load_tiny",
+        _made,
+    ),
 }
 
 #: "_class_name" of a folder's model_index.json -> "module:function" that loads it, called with the folder
 FOLDERS: dict[str, str] = {
     "AnimateDiffPipeline": "motionloom.denoisers.animatediff:load_animatediff",
     "WanPipeline": "motionloom.denoisers.wan:load_wan",
+    "DynamiCrafter": "motionloom.denoisers.dynamicrafter.base:load_dynamicrafter",
 }
 
 
