@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from motionloom.codecs.base import Codec
+from motionloom.codecs.base import Codec, Gaussian
 from motionloom.errors import InputError
 
 
@@ -40,6 +41,16 @@ class ImageAutoencoder(Codec):
         """See `Codec`; with a generator (on the CPU) a sample of the posterior instead of its mean."""
         self.latent_shape(*frames.shape[2:])
         return torch.stack([self._encode(frame, generator) for frame in frames.unbind(2)], dim=2)
+
+    @torch.no_grad()
+    def posterior(self, frames: Tensor) -> Gaussian:
+        """Pixels (B, 3, T, H, W) => the distribution of their latents (B, C, T, H / f, W / f), for caching."""
+        self.latent_shape(*frames.shape[2:])
+        pictures = [frame.to(self.network.device, self.network.dtype) for frame in frames.unbind(2)]
+        drawn_from = [self.network.encode(picture).latent_dist for picture in pictures]
+        mean = torch.stack([one.mean for one in drawn_from], dim=2).to(frames)
+        logvar = torch.stack([one.logvar for one in drawn_from], dim=2).to(frames)
+        return Gaussian(mean * self.scale, logvar + 2 * math.log(self.scale))
 
     @torch.no_grad()
     def decode(

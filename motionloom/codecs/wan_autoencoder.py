@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from motionloom.codecs.base import Codec
+from motionloom.codecs.base import Codec, Gaussian
 from motionloom.errors import InputError
 
 
@@ -55,6 +55,15 @@ class WanAutoencoder(Codec):
             noise = torch.randn(latents.shape, generator=generator)
             latents = latents + posterior.std.to(frames) * noise.to(frames)
         return (latents - self.mean.to(frames)) / self.std.to(frames)
+
+    @torch.no_grad()
+    def posterior(self, frames: Tensor) -> Gaussian:
+        """Pixels (B, 3, T, H, W) => the distribution of their latents (B, C, f, h, w), for caching."""
+        self.latent_shape(*frames.shape[2:])
+        drawn_from = self.network.encode(frames.to(self.network.device, self.network.dtype)).latent_dist
+        mean, logvar = drawn_from.mean.to(frames), drawn_from.logvar.to(frames)
+        std = self.std.to(frames)
+        return Gaussian((mean - self.mean.to(frames)) / std, logvar - 2 * std.log())
 
     @torch.no_grad()
     def decode(
