@@ -2,6 +2,7 @@
 
     folder/clips/a.mp4, a.txt      clips, each with an optional caption beside it (or directly in folder/)
     folder/metadata.jsonl          or a list: {"file_name": "clips/a.mp4", "text": "..."} on each line
+    masks/a.mp4 or masks/a.png     where asked for: white where a clip's subject is, moving or for all frames
 
 Every clip is looked at before training starts. One that cannot be used is refused with its reason, and
 training stops unless `skip_bad` says to go on without it; nothing is dropped in silence.
@@ -23,11 +24,13 @@ import torch
 
 from motionloom.datasets.base import Sample, TrainingDataset, sample_seed
 from motionloom.errors import InputError, MotionLoomError
+from motionloom.video.picture import read_picture
 from motionloom.video.read import read_clip
 from motionloom.video.resample import resample_fps
 from motionloom.video.resize import resize
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif", ".webp")
+STILL_MASK_SUFFIXES = (".png", ".jpg", ".jpeg")
 LISTED_IN_ERRORS = 10
 
 
@@ -41,8 +44,9 @@ class _Source:
 class ClipFolder(TrainingDataset):
     """Random windows of the clips in a folder.
 
-    A sample is {"frames": (3, T, H, W) float -1..1} and, where any clip has a caption, "text": str. The
-    window's start, and whether it is mirrored, are functions of (seed, epoch, index).
+    A sample is {"frames": (3, T, H, W) float -1..1} and, where any clip has a caption, "text": str; with masks also
+    "masks": (1, T, H, W) 0..1, cut and mirrored like the frames. The window's start, and whether it is mirrored, are
+    functions of (seed, epoch, index).
 
     Args:
         folder: see the top of the file.
@@ -54,6 +58,8 @@ class ClipFolder(TrainingDataset):
         skip_bad: go on without clips that cannot be used; they are in `refused`.
         seed: of the windows and mirrors.
         cache_mb: decoded, resized clips kept in memory, per process.
+        masks: folder with a mask of every clip, under the clip's own name (relative to `clips/`); a clip without one, or
+            whose moving mask has another number of frames, is refused.
         on_clip: called after each clip of the preflight with (clips looked at, clips found).
 
     Raises:
@@ -72,11 +78,13 @@ class ClipFolder(TrainingDataset):
         skip_bad: bool = False,
         seed: int = 0,
         cache_mb: int = 512,
+        masks: str | Path | None = None,
         on_clip: Callable[[int, int], None] = lambda done, found: None,
     ) -> None:
         self.folder, self.frames, self.fps, self.fit = Path(folder), frames, fps, fit
         self.width_px, self.height_px = (size_px, size_px) if isinstance(size_px, int) else size_px
         self.flip, self.seed = flip, seed
+        self.masks = None if masks is None else Path(masks)
         self._cache = _ClipCache(cache_mb * 2**20)
         self._rates: Counter[float] = Counter()
         found = list(_sources(self.folder))
@@ -114,10 +122,16 @@ class ClipFolder(TrainingDataset):
         random = np.random.default_rng(sample_seed(self.seed, epoch, index))
         start = int(random.integers(0, len(clip) - self.frames + 1))
         mirrored = bool(random.random() < 0.5) and self.flip  # drawn either way
-        window = clip[start : start + self.frames]  # [start, start + T)
+        cut = slice(start, start + self.frames)
+        window = clip[cut]
         if mirrored:
             window = window[:, :, ::-1]
         sample: Sample = {"frames": to_pixels(window)}
+        if self.masks is not None:
+            mask = self._read_mask(source, len(clip))[cut]
+            sample["masks"] = (
+                to_pixels(mask[:, :, ::-1] if mirrored else mask).mean(0, keepdim=True).add(1).div(2)
+            )
         if self._has_text:
             sample["text"] = source.text or ""
         return sample
@@ -141,9 +155,13 @@ class ClipFolder(TrainingDataset):
         """Why a clip cannot be used, or ""."""
         try:
             clip = self._read(source, counting=True)
+            if len(clip) < self.frames:
+                return self._too_short(len(clip))
+            if self.masks is not None:
+                self._read_mask(source, len(clip))
         except MotionLoomError as error:
             return error.message
-        return self._too_short(len(clip)) if len(clip) < self.frames else ""
+        return ""
 
     def _too_short(self, count: int) -> str:
         at = f" at {self.fps:.6g} frames per second" if self.fps else ""
@@ -162,6 +180,26 @@ class ClipFolder(TrainingDataset):
         frames = resize(clip.frames, self.width_px, self.height_px, self.fit)
         self._cache.put(source.path, frames)
         return frames
+
+    def _read_mask(self, source: _Source, count: int) -> npt.NDArray[np.uint8]:
+        """The mask of a clip at our rate and size, (count, H, W, 3). Raises InputError when it has none that fits."""
+        assert self.masks is not None
+        path = _mask_of(source, self.masks)
+        mask = self._cache.get(path)
+        if mask is None:
+            if path.suffix.lower() in STILL_MASK_SUFFIXES:
+                frames = read_picture(path)[None]
+            else:
+                clip = read_clip(path)
+                frames = (clip if self.fps is None else resample_fps(clip, self.fps)).frames
+            mask = resize(frames, self.width_px, self.height_px, self.fit)
+            self._cache.put(path, mask)
+        if len(mask) not in (1, count):
+            raise InputError(
+                f'its mask "{path.name}" has {len(mask)} frames, the clip {count}',
+                fix="make the mask from this clip",
+            )
+        return np.broadcast_to(mask, (count, *mask.shape[1:]))
 
 
 def to_pixels(frames: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -237,6 +275,19 @@ def _sources(folder: Path) -> Iterator[_Source]:
         yield _Source(
             path.relative_to(folder).as_posix(), path, _caption(caption) if caption.is_file() else None
         )
+
+
+def _mask_of(source: _Source, masks: Path) -> Path:
+    """The file with a clip's mask. Raises InputError when there is none."""
+    stem = Path(source.name.removeprefix("clips/")).with_suffix("")
+    for suffix in (*SUFFIXES, *STILL_MASK_SUFFIXES):
+        for path in (masks / f"{stem}{suffix}", masks / f"{stem.name}{suffix}"):
+            if path.is_file():
+                return path
+    raise InputError(
+        f'no mask "{stem.name}" in {masks}',
+        fix="make one with `motionloom data mask`, or paint a picture of that name",
+    )
 
 
 def _listed_sources(folder: Path, listing: Path) -> Iterator[_Source]:

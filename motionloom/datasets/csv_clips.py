@@ -24,6 +24,7 @@ class CsvClips(Layout):
     title = "videos with a table of captions (WebVid)"
     expected = "expected a .csv with the columns videoid, page_dir, name, or path, caption"
     fps = 25.0
+    main_splits = ("train", "val", "test")
     official_counts = {"train": 0, "val": 0, "test": 0}  # noqa: RUF012
 
     @classmethod

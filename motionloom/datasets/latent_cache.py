@@ -2,7 +2,7 @@
 
     folder/
       cache.json                  whose latents these are: the identity below, written first
-      shard-000000.safetensors    SHARD_SIZE samples: mean, logvar, first_frame, text_ids
+      shard-000000.safetensors    SHARD_SIZE samples: mean, logvar, first_frame, text_ids, and what `also` adds
       MANIFEST.json               written last
 
 The generator draws z = mean + exp(logvar / 2) epsilon anew each time, so the cache holds the posterior, not a
@@ -108,6 +108,7 @@ def build_latent_cache(
     batch_size: int = 8,
     device: torch.device | str = "cpu",
     text_ids: Callable[[Sequence[str]], Tensor] | None = None,
+    also: Callable[[list[Sample]], dict[str, Tensor]] = lambda samples: {},
     on_sample: Callable[[int, int], None] = lambda done, total: None,
 ) -> LatentCache:
     """Encode every window of every clip, unless a finished cache of this identity exists.
@@ -121,6 +122,7 @@ def build_latent_cache(
         batch_size: clips encoded together.
         device: of the codec.
         text_ids: captions => (B, n) ids; None leaves text out.
+        also: samples => further tensors (B, ...) to keep, by name.
         on_sample: called with (samples done, samples in all).
 
     Raises:
@@ -143,7 +145,8 @@ def build_latent_cache(
             rows = []
             for start in range(first, end, batch_size):
                 places = [divmod(n, len(clips)) for n in range(start, min(end, start + batch_size))]
-                rows.append(_encode([clips.at(*place) for place in places], codec, device, text_ids))
+                samples = [clips.at(*place) for place in places]
+                rows.append(_encode(samples, codec, device, text_ids) | also(samples))
                 on_sample(places[-1][0] * len(clips) + places[-1][1] + 1, total)
             save_weights(_shard(root, shard), {key: torch.cat([row[key] for row in rows]) for key in rows[0]})
         on_sample(end, total)

@@ -79,6 +79,9 @@ class Layout(ABC):
             )
         self.root = root
 
+    main_splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    """The splits that together are the whole set; the others are other ways to cut it."""
+
     expected: ClassVar[str]
     """What the folder must hold, for error messages."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from motionloom.datasets.layout import Layout
 from motionloom.errors import ConfigError
+
+if TYPE_CHECKING:
+    from motionloom.datasets.layout import Layout
 
 # name -> "module:class"; in the order in which a folder is tried
 LAYOUTS: dict[str, str] = {
@@ -30,8 +32,7 @@ def layout_class(name: str) -> type[Layout]:
         )
     module, _, attribute = LAYOUTS[name].partition(":")
     cls: Any = getattr(importlib.import_module(module), attribute)
-    assert isinstance(cls, type) and issubclass(cls, Layout)
-    return cls
+    return cast("type[Layout]", cls)
 
 
 def open_layout(name: str, folder: str | Path, **options: Any) -> Layout:

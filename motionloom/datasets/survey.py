@@ -25,7 +25,7 @@ def survey(
     progress: Progress = lambda stage, done, total: None,
     on_clip: Callable[[str, Entry, Clip], None] = lambda split, entry, clip: None,
 ) -> dict[str, Any]:
-    """Facts about every split of a data set, as JSON.
+    """Facts about the main splits of a data set, as JSON.
 
     Args:
         layout: the opened data set.
@@ -38,14 +38,16 @@ def survey(
         "clips_read", "frames", "frames_per_second", "sizes", "refused": {name: reason}, "refused_clips", "notes"}}}
     """
     splits: dict[str, Any] = {}
-    for split, official in layout.official_counts.items():
+    for split in layout.main_splits:
         try:
             contents = layout.contents(split)
         except MotionLoomError as problem:
             splits[split] = {"clips": 0, "problem": problem.message}
             continue
         if contents.entries or contents.refused:
-            splits[split] = _describe(layout, split, official, contents, read_all, progress, on_clip)
+            splits[split] = _describe(
+                layout, split, layout.official_counts[split], contents, read_all, progress, on_clip
+            )
     return {"layout": layout.title, "folder": str(layout.folder), "splits": splits}
 
 

@@ -39,6 +39,7 @@ class TarShards(Layout):
     title = "WebDataset tars"
     expected = "expected *.tar, or train/*.tar"
     fps = 25.0
+    main_splits = ("train", "val", "test")
     official_counts = dict.fromkeys(SPLITS, 0)
 
     @classmethod

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from motionloom.conditions.text import Vocabulary, WordPieces
     from motionloom.datasets.base import TrainingDataset
     from motionloom.datasets.latent_cache import CacheIdentity
+    from motionloom.datasets.layout import Layout
     from motionloom.denoisers.motion_generator import MotionGeneratorConfig
     from motionloom.training.objectives.autoencoder import Adversary
     from motionloom.training.objectives.base import Objective
     from motionloom.training.objectives.generator import Target
     from motionloom.training.objectives.losses import KLTerm, Perceptual
-    from motionloom.training.recipe import Recipe
+    from motionloom.training.recipe import ClipData, Recipe
 
 SAMPLES_FOR_SCALE = 10_000
 PLANNED_VOCABULARY = 100  # words, where a dry run has no captions to read
@@ -320,17 +321,15 @@ class LamdGenerator(Stage):
 
     def _vocabulary(self, recipe: Recipe) -> Vocabulary | WordPieces | None:
         from motionloom.conditions.text import Vocabulary, WordPieces
-        from motionloom.datasets.clips import read_captions
 
         if self.text is None:
             return None
         if self.text.vocabulary == "captions":
-            return Vocabulary.of(read_captions(recipe.clip_data().folder))
+            return Vocabulary.of(_captions(recipe.clip_data()))
         return WordPieces(Path(self.text.bert_vocabulary or "vocab.txt"))
 
     def _identity(self, recipe: Recipe) -> CacheIdentity:
         from motionloom.conditions.text import Vocabulary
-        from motionloom.datasets.clips import fingerprint_of
         from motionloom.datasets.latent_cache import CacheIdentity
         from motionloom.durable import sha256_of
 
@@ -340,11 +339,12 @@ class LamdGenerator(Stage):
                 f"no autoencoder at {self.codec_weights}",
                 fix="train the first stage, then set stage.codec_weights to its final/mcd_vae.safetensors",
             )
-        ways = data.model_dump(include={"frames", "fps", "size_px", "fit", "flip", "skip_bad"})
+        published = {"layout", "split", "sampling"} if data.layout != "clips" else set()
+        ways = data.model_dump(include={"frames", "fps", "size_px", "fit", "flip", "skip_bad", *published})
         return CacheIdentity(
             codec_sha256=sha256_of(self.codec_weights),
             transform=ways | {"seed": recipe.seed},
-            dataset=fingerprint_of(data.folder),
+            dataset=_fingerprint(data),
             windows=self.windows,
             vocabulary=vocabulary.words if isinstance(vocabulary, Vocabulary) else (),
             text_positions=self.text.positions if self.text is not None else 0,
@@ -362,23 +362,47 @@ class LamdGenerator(Stage):
 
 
 def _clip_folder(recipe: Recipe) -> TrainingDataset:
+    """The clips of the recipe's `data`, checked: a plain folder, or a published data set."""
     from motionloom.datasets.clips import ClipFolder
+    from motionloom.datasets.published_clips import PublishedClips
     from motionloom.training.progress import counted
 
     data = recipe.clip_data()
+    size_px = (data.width_px, data.height_px)
+    ways: dict[str, Any] = data.model_dump(include={"fit", "flip", "skip_bad", "cache_mb"})
     with counted("checking clips") as on_clip:
-        return ClipFolder(
-            data.folder,
-            data.frames,
-            data.fps,
-            (data.width_px, data.height_px),
-            fit=data.fit,
-            flip=data.flip,
-            skip_bad=data.skip_bad,
-            seed=recipe.seed,
-            cache_mb=data.cache_mb,
-            on_clip=on_clip,
-        )
+        ways |= {"seed": recipe.seed, "on_clip": on_clip}
+        if data.layout == "clips":
+            return ClipFolder(data.folder, data.frames, data.fps, size_px, **ways)
+        ways |= {"sampling": data.sampling, "fps": data.fps}
+        return PublishedClips(_layout(data), data.split, data.frames, size_px, **ways)
+
+
+def _layout(data: ClipData) -> Layout:
+    """The published data set a recipe names."""
+    from motionloom.datasets.layouts import open_layout
+
+    return open_layout(
+        data.layout, data.folder, **({"chunk": data.frames} if data.layout == "landscape" else {})
+    )
+
+
+def _captions(data: ClipData) -> list[str]:
+    """Every caption, "" where there is none; no clip is opened."""
+    from motionloom.datasets.clips import read_captions
+
+    if data.layout == "clips":
+        return read_captions(data.folder)
+    return [entry.text or "" for entry in _layout(data).contents(data.split).entries]
+
+
+def _fingerprint(data: ClipData) -> str:
+    """Changes with the clips and their captions; no clip is opened."""
+    from motionloom.datasets.clips import fingerprint_of
+
+    if data.layout == "clips":
+        return fingerprint_of(data.folder)
+    return _layout(data).contents(data.split).fingerprint
 
 
 def _facts(recipe: Recipe) -> dict[str, str]:

@@ -52,6 +52,9 @@ class ClipData(Section):
     """The clips a stage trains on (`datasets/clips.py` reads them)."""
 
     folder: str = Field(min_length=1, description="holds clips/*.mp4 (+ .txt), or metadata.jsonl")
+    layout: str = Field("clips", description="clips, or a key of datasets.layouts.LAYOUTS: bair, natops, ...")
+    split: str = Field("train", description="of a published data set")
+    sampling: str | None = Field(None, description="key of datasets.protocol.SAMPLINGS; null: the set's own")
     frames: int = Field(ge=1, description="frames per training sample")
     fps: float | None = Field(
         None, gt=0, description="clips are resampled to this; null keeps each clip's own"
@@ -62,6 +65,21 @@ class ClipData(Section):
     skip_bad: bool = Field(False, description="go on without unusable clips, and report them")
     num_workers: int = Field(0, ge=0, le=64, description="loader processes; 0 loads in the training process")
     cache_mb: int = Field(512, ge=0, description="decoded, resized clips kept in memory, per process")
+
+    @field_validator("layout")
+    @classmethod
+    def _is_a_layout(cls, value: str) -> str:
+        from motionloom.datasets.layouts import LAYOUTS
+
+        if value not in ("clips", *LAYOUTS):
+            raise ValueError(f"expected clips or one of {', '.join(LAYOUTS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _clips_have_no_splits(self) -> ClipData:
+        if self.layout == "clips" and (self.split != "train" or self.sampling is not None):
+            raise ValueError("split and sampling belong to published data sets: give their layout too")
+        return self
 
     @field_validator("size_px")
     @classmethod

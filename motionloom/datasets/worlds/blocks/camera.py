@@ -12,7 +12,7 @@ from motionloom.datasets.worlds.blocks.scene import CAMERA_PLACE, Scene
 Array = npt.NDArray[np.float32]
 
 LOOKS_AT = np.array([0.0, 0.0, 0.35])
-HALF_WIDTH = 0.38  # of the picture, at distance 1
+HALF_WIDTH = 0.42  # of the picture, at distance 1
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Camera:
         right /= np.linalg.norm(right)
         axes = np.stack([right, np.cross(right, forward), forward])
         return cls(
-            (CAMERA_PLACE + 0.5 * np.asarray(scene.camera_offset)).astype(np.float32), axes.astype(np.float32)
+            (CAMERA_PLACE + np.asarray(scene.camera_offset)).astype(np.float32), axes.astype(np.float32)
         )
 
     def rays(self, side: int) -> Array:

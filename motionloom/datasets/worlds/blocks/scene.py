@@ -144,7 +144,7 @@ def draw_scene(rng: np.random.Generator, variant: Variant = "v2", movements: int
         blocks = _draw_blocks(rng, variant)
         if blocks is None:
             continue
-        scene = Scene(blocks, (), _jitter(rng, 0.5), _jitter(rng, 1.0), {"variant": variant})
+        scene = Scene(blocks, (), _jitter(rng, 0.3), _jitter(rng, 1.0), {"variant": variant})
         moved = _draw_movements(rng, scene, wanted)
         if moved is not None:
             return moved
@@ -269,7 +269,7 @@ def _is_hidden(scene: Scene, number: int | None) -> bool:
     """True when another block stands before the middle of this one, as the clip begins."""
     if number is None:
         return False
-    eye, middle = CAMERA_PLACE + 0.5 * np.asarray(scene.camera_offset), _middle(scene.blocks[number])
+    eye, middle = CAMERA_PLACE + np.asarray(scene.camera_offset), _middle(scene.blocks[number])
     sight = middle - eye
     for other, block in enumerate(scene.blocks):
         to_other = _middle(block) - eye

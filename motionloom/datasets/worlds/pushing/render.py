@@ -21,7 +21,7 @@ SIDE_PX = 64
 #: view of BAIR -> where the camera is; both look at the tray's middle
 CAMERAS = {"image_aux1": (0.0, -2.3, 2.5), "image_main": (2.1, 1.5, 2.6)}
 SLICES = 4
-_HALF_WIDTH = 0.5  # of the picture at distance 1
+_HALF_WIDTH = 0.45  # of the picture at distance 1
 _LEAN = (0.35, 0.25)  # how far a shadow falls from a point at height 1
 _ARM_TOP = 1.1
 _STEEL, _DARK = np.array([0.62, 0.63, 0.66]), np.array([0.13, 0.13, 0.15])
