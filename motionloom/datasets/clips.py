@@ -138,8 +138,8 @@ class ClipFolder(TrainingDataset):
 
     @property
     def fingerprint(self) -> str:
-        """See `fingerprint_of`; of the clips in use."""
-        return _fingerprint(self._clips)
+        """See `fingerprint_of`; of the clips in use, and of their masks."""
+        return _fingerprint(self._clips, self.masks)
 
     def _notes(self) -> tuple[str, ...]:
         said = [
@@ -245,11 +245,14 @@ def fingerprint_of(folder: str | Path) -> str:
     return _fingerprint(list(_sources(Path(folder))))
 
 
-def _fingerprint(sources: list[_Source]) -> str:
+def _fingerprint(sources: list[_Source], masks: Path | None = None) -> str:
     digest = hashlib.sha256()
     for source in sources:
         size = source.path.stat().st_size if source.path.exists() else None
         digest.update(f"{source.name}\0{size}\0{source.text}\n".encode())
+        if masks is not None:
+            mask = _mask_of(source, masks)
+            digest.update(f"{mask.name}\0{mask.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
 
 
