@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from motionloom.errors import InputError
 from motionloom.metrics.scores import Direction, Summary, as_float, as_number
 from motionloom.metrics.statistics import mean_interval, wilson_interval
 from motionloom.video.clip import Clip
+
+if TYPE_CHECKING:
+    from motionloom.metrics.setup import Setup
 
 Frames = npt.NDArray[np.uint8]  # (T, H, W, 3), 0..255
 Need = Literal["picture", "reference", "prompt", "references", "camera"]
@@ -85,6 +88,7 @@ class Metric(ABC):
             work. Raise its number when `measure` changes.
         gives: each value by its full name.
         needs: what an item, or the set, must have.
+        may_use: what adds a value where an item has it.
         min_frames: of a clip.
     """
 
@@ -92,7 +96,18 @@ class Metric(ABC):
     measured_as: str
     gives: ClassVar[Mapping[str, Value]]
     needs: ClassVar[frozenset[Need]] = frozenset()
+    may_use: ClassVar[frozenset[Need]] = frozenset()
     min_frames: int = 2
+
+    @classmethod
+    def made(cls, setup: Setup) -> Metric:
+        """Build it, with its networks.
+
+        Raises:
+            WeightsError: weights are missing, damaged, or non-commercial and not accepted.
+            ResourceError: a package is missing.
+        """
+        return cls()
 
     @abstractmethod
     def measure(self, item: Item) -> Measured:

@@ -5,48 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from motionloom.errors import InputError
-from motionloom.metrics.base import Frames, Item, Measured, Metric, Row, Value
+from motionloom.metrics.base import Item, Measured, Metric, Row, Value
 from motionloom.metrics.frechet import Features, all_distances, frechet_distance, kernel_distance
 from motionloom.metrics.scores import Sample, Summary, as_number
+from motionloom.metrics.setup import Setup, Window
 
 SMALL_SET = 256  # below, a Fréchet distance is mostly bias
 Group = Literal["class_name", "subject"]
-
-
-@dataclass(frozen=True)
-class Window:
-    """Which frames of a clip are seen.
-
-    Attributes:
-        frames: how many; None is all, and then every clip must have as many as the others.
-        of_references: "first", or "random" (StyleGAN-V), drawn from the reference's own content.
-    """
-
-    frames: int | None = 16
-    of_references: Literal["first", "random"] = "first"
-
-    def __str__(self) -> str:
-        return f"{self.frames or 'all'}-{self.of_references}"
-
-    def of(self, item: Item) -> Frames:
-        frames = item.clip.frames
-        if self.frames is None:
-            return frames
-        if len(frames) < self.frames:
-            raise InputError(
-                f"it has {len(frames)} frames, {self.frames} are needed", fix="give longer clips, or --frames N"
-            )
-        start = 0
-        if self.of_references == "random" and item.role == "reference":
-            seed = np.frombuffer(np.ascontiguousarray(frames[:, ::8, ::8]).tobytes()[:65536], np.uint8)
-            start = int(np.random.default_rng(seed).integers(0, len(frames) - self.frames + 1))
-        return frames[start : start + self.frames]
 
 
 class SetDistance(Metric):
@@ -64,6 +33,10 @@ class SetDistance(Metric):
 
     def __init__(self, window: Window, small_sets: bool = False) -> None:
         self.window, self.small_sets = window, small_sets
+
+    @classmethod
+    def made(cls, setup: Setup) -> SetDistance:
+        return cls(setup.window, setup.small_sets)
 
     @property
     def gives(self) -> Mapping[str, Value]:  # type: ignore[override]
@@ -133,7 +106,9 @@ class SetDistance(Metric):
             )
         if len({row.num_frames for row in (*rows, *references)}) > 1 and self.window.frames is None:
             warnings.append("clips of different lengths")
-        interval = (value - 1.96 * error, value + 1.96 * error) if error is not None and error == error else None
+        interval = (
+            (value - 1.96 * error, value + 1.96 * error) if error is not None and error == error else None
+        )
         return Summary(
             value=as_number(value),
             unit="",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -44,15 +45,13 @@ class _Step:
 
 
 class FlowMotion(Metric):
-    """Values of one estimator; `name` is that of the metric in the catalog."""
+    """The values of one estimator; a subclass names it."""
 
     min_frames = 3
+    estimator: FlowEstimator
 
-    def __init__(self, name: str, estimator: FlowEstimator) -> None:
-        self.name = name  # type: ignore[misc]  # two metrics share this class
-        self.estimator = estimator
-        self.measured_as = f"{name}/1"
-        self.gives = _values(name, estimator.name)  # type: ignore[misc]
+    def __init__(self, estimator: FlowEstimator) -> None:
+        self.estimator, self.measured_as = estimator, f"{self.name}/1"
 
     def measure(self, item: Item) -> Measured:
         frames, fps = item.clip.frames, item.clip.fps
@@ -130,20 +129,19 @@ def camera_of(flow: Tensor, trusted: Tensor, fps: float) -> tuple[float, float, 
     keep = trusted[ys, xs].flatten()
     if int(keep.sum()) < 8:
         return (float("nan"),) * 4
-    x = (xs.flatten()[keep] - (width - 1) / 2).double()
-    y = (ys.flatten()[keep] - (height - 1) / 2).double()
-    field = flow[ys, xs].flatten(0, 1)[keep].double()
-    one, zero = torch.ones_like(x), torch.zeros_like(x)
-    rows = torch.cat([torch.stack([one, zero, x, -y], 1), torch.stack([zero, one, y, x], 1)])
-    target = torch.cat([field[:, 0], field[:, 1]])
-    weight = torch.ones_like(target)
-    fit = torch.zeros(4, dtype=torch.float64)
+    x = (xs.flatten()[keep] - (width - 1) / 2).double().numpy()
+    y = (ys.flatten()[keep] - (height - 1) / 2).double().numpy()
+    field = flow[ys, xs].flatten(0, 1)[keep].double().numpy()
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    rows = np.concatenate([np.stack([one, zero, x, -y], 1), np.stack([zero, one, y, x], 1)])
+    target = np.concatenate([field[:, 0], field[:, 1]])
+    weight = np.ones_like(target)
     for _ in range(10):
-        root = weight.sqrt()[:, None]
-        fit = torch.linalg.lstsq(rows * root, target * root[:, 0]).solution
-        off = (rows @ fit - target).view(2, -1).square().sum(0)
-        scale = max(float(off.median()), 1e-4)
-        weight = (1 / (1 + off / scale)).repeat(2)
+        weighted = rows * weight[:, None]  # sums, not BLAS: the same bits whatever the memory's alignment
+        gram = (weighted[:, :, None] * rows[:, None, :]).sum(0)
+        fit = np.linalg.solve(gram, (weighted * target[:, None]).sum(0))
+        off = np.square((rows * fit).sum(1) - target).reshape(2, -1).sum(0)
+        weight = np.tile(1 / (1 + off / max(float(np.median(off)), 1e-4)), 2)
     shift_x, shift_y, zoom, turn = fit.tolist()
     percent = 100 * fps / min(height, width)
     return -shift_x * percent, shift_y * percent, 100 * fps * zoom, float(np.degrees(turn)) * fps
@@ -168,9 +166,21 @@ def _values(name: str, flow: str) -> Mapping[str, Value]:
     }
 
 
-def by_dis() -> FlowMotion:
-    return FlowMotion("motion_dis", DISFlow())
+class MotionByDIS(FlowMotion):
+    """By OpenCV's dense inverse search. Raises ResourceError without OpenCV."""
+
+    name = "motion_dis"
+    gives: ClassVar = _values("motion_dis", "DIS")
+
+    def __init__(self) -> None:
+        super().__init__(DISFlow())
 
 
-def by_lucas_kanade() -> FlowMotion:
-    return FlowMotion("motion_lk", LucasKanadeFlow())
+class MotionByLucasKanade(FlowMotion):
+    """By Lucas-Kanade in torch, where OpenCV is missing: slower and less exact."""
+
+    name = "motion_lk"
+    gives: ClassVar = _values("motion_lk", "Lucas-Kanade")
+
+    def __init__(self) -> None:
+        super().__init__(LucasKanadeFlow())

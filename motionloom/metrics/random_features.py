@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionloom.metrics.base import Item, Measured, as_pixels
-from motionloom.metrics.distribution import SetDistance, Window
+from motionloom.metrics.distribution import SetDistance
+from motionloom.metrics.setup import Window
 
 SIDE_PX = 64
 
@@ -53,7 +54,7 @@ class RandomFeatureDistance(SetDistance):
     feature = "random-3d-v1"
     definition = "ours: Fréchet distance of FD(random-3d-v1) features, 64 px"
 
-    def __init__(self, window: Window = Window(), small_sets: bool = False) -> None:
+    def __init__(self, window: Window, small_sets: bool = False) -> None:
         super().__init__(window, small_sets)
         self.measured_as = f"random-3d-v1/1/{window}"
         self.network = RandomConv3d().eval()

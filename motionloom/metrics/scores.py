@@ -22,9 +22,9 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from motionloom.durable import write_text
 from motionloom.errors import InputError
@@ -47,6 +47,13 @@ class Sample(_Model):
     num_features: int = Field(description="dimensions of one feature")
 
 
+def _rounded(value: float) -> float:
+    return float(f"{value:.9g}")
+
+
+Rounded = Annotated[float, AfterValidator(_rounded)]
+
+
 class Summary(_Model):
     """What the whole set scores in one value."""
 
@@ -54,9 +61,9 @@ class Summary(_Model):
     unit: str = Field(description='such as "dB", "px", "fraction"; "" for a plain score')
     direction: Direction
     definition: str = Field(description='source and variant, such as "VBench temporal_flickering, compat"')
-    interval: tuple[float, float] | None = Field(None, description="95 %, of the mean over prompts")
+    interval: tuple[Rounded, Rounded] | None = Field(None, description="95 %, of the mean over prompts")
     interval_method: str = ""
-    spread: float | None = Field(
+    spread: Rounded | None = Field(
         None, description="standard deviation over clips, or over groups (cFVD, sFVD)"
     )
     num_expected: int = Field(description="clips found")
@@ -147,10 +154,12 @@ class Scores(_Model):
 
 
 def as_number(value: float) -> Number:
-    """A float as scores.json holds it: NaN is "undefined", infinities are words."""
+    """A float as scores.json holds it: NaN is "undefined", infinities are words, the rest has 9 digits (the last bits
+    of a sum depend on the machine).
+    """
     if math.isnan(value):
         return "undefined"
-    return float(value) if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+    return float(f"{value:.9g}") if math.isfinite(value) else ("inf" if value > 0 else "-inf")
 
 
 def as_float(number: Number) -> float:

@@ -28,19 +28,22 @@ def ssim_rgb_g11(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         (N,): -1..1, 1 for equal pictures.
     """
-    mean_a, mean_b, aa, bb, ab = (_smoothed(x.double()) for x in (a, b, a * a, b * b, a * b))
-    luminance = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
+    a, b = a - 128, b - 128  # variances do not mind, and float32 keeps their digits
+    mean_a, mean_b, aa, bb, ab = (_smoothed(x) for x in (a, b, a * a, b * b, a * b))
     structure = (2 * (ab - mean_a * mean_b) + C2) / ((aa - mean_a**2) + (bb - mean_b**2) + C2)
+    mean_a, mean_b = mean_a + 128, mean_b + 128
+    luminance = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
     similarity: Tensor = (luminance * structure).mean(dim=(1, 2, 3))
     return similarity
 
 
 def _smoothed(x: Tensor) -> Tensor:
-    offsets = torch.arange(WINDOW_PX, dtype=x.dtype) - WINDOW_PX // 2
+    offsets = torch.arange(WINDOW_PX, dtype=x.dtype, device=x.device) - WINDOW_PX // 2
     tap = torch.exp(-(offsets**2) / (2 * SIGMA_PX**2))
-    tap = (tap / tap.sum()).to(x.device).expand(x.shape[1], 1, 1, -1)
-    across = F.conv2d(x, tap, groups=x.shape[1])
-    return F.conv2d(across, tap.transpose(2, 3), groups=x.shape[1])
+    tap = (tap / tap.sum()).view(1, 1, 1, -1)
+    planes = x.flatten(0, 1)[:, None]
+    smooth = F.conv2d(F.conv2d(planes, tap), tap.transpose(2, 3))
+    return smooth.view(*x.shape[:2], *smooth.shape[-2:])
 
 
 class SSIM(Metric):
