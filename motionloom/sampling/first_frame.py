@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +50,8 @@ class HeldFrames:
     ) -> Any:
         """One step of the scheduler for the other frames."""
         free = self._free(sample)
-        options = {} if generator is None else {"generator": generator}
+        takes = inspect.signature(self.scheduler.step).parameters
+        options = {"generator": generator} if generator is not None and "generator" in takes else {}
         stepped = self.scheduler.step(
             model_output[:, :, free], timestep, sample[:, :, free], return_dict=False, **options
         )[0]
