@@ -72,24 +72,26 @@ class Merge:
         """Output -> one whole merged tensor, float32; what the method does not change is the home's."""
         stored = self.stored(name)
         got: dict[str, list[Tensor]] = {output: [] for output in self.recipe.method.outputs}
-        for _, results, _ in self.pieces(name):
-            for output, piece in results.items():
-                got[output].append(piece.float().flatten().clone())  # the buffer is used again
+        for piece in self.pieces(name):
+            for output, merged in piece.results.items():
+                got[output].append(merged.float().clone())  # the buffer is used again
         return {output: torch.cat(pieces).reshape(stored.shape) for output, pieces in got.items()}
 
-    def pieces(
-        self, name: str, buffers: Buffers | None = None
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor], int]]:
-        """(home's piece, output -> merged piece in the result's dtype, elements) of one tensor, in order."""
+    def pieces(self, name: str, buffers: Buffers | None = None) -> Iterator[Piece]:
+        """One tensor in order; a piece is good until the next one is asked for."""
         buffers = buffers or Buffers(1 + len(self.tuned))
+        return self._merged(name, buffers) if name in self.merged else self._copied(name, buffers)
+
+    def _copied(self, name: str, buffers: Buffers) -> Iterator[Piece]:
+        stored, dtype = self.stored(name), self.dtype(name)
+        for start, stop in _ranges(stored.num_elements, PIECE_ELEMENTS):
+            own = self.home[name].read(name, start, stop, buffers.of(0, stored, stop - start), hashed=True)
+            if own.is_floating_point() and not _is_finite(own):
+                raise not_finite(name, {f'"{self.home[name].path}"': own})
+            yield Piece(own, dict.fromkeys(self.recipe.method.outputs, own.to(dtype)))
+
+    def _merged(self, name: str, buffers: Buffers) -> Iterator[Piece]:
         stored, method, dtype = self.stored(name), self.recipe.method, self.dtype(name)
-        if name not in self.merged:
-            for start, stop in _ranges(stored.num_elements, PIECE_ELEMENTS):
-                own = self.home[name].read(
-                    name, start, stop, buffers.of(0, stored, stop - start), hashed=True
-                )
-                yield own, dict.fromkeys(method.outputs, own.to(dtype)), stop - start
-            return
         slot = Slot(name, stored.shape, self.recipe.seed)
         for start, stop in _ranges(
             stored.num_elements, stored.num_elements if method.whole else PIECE_ELEMENTS
@@ -103,12 +105,13 @@ class Merge:
             told = [_statistic(one, name, start, stop, method.whole) for one in self.statistics]
             if method.whole:
                 base, tuned = base.reshape(stored.shape), [one.reshape(stored.shape) for one in tuned]
-            results = method.merge(slot, base, tuned, told)
-            for output, merged in results.items():
-                results[output] = merged.flatten().to(dtype)
-                if not _is_finite(results[output]):
-                    raise self._not_finite(name, base, tuned)
-            yield own, results, stop - start
+            results = {
+                output: merged.flatten().to(dtype)
+                for output, merged in method.merge(slot, base, tuned, told).items()
+            }
+            if not all(_is_finite(merged) for merged in results.values()):
+                raise self._not_finite(name, base, tuned)
+            yield Piece(own, results)
 
     def _not_finite(self, name: str, base: Tensor, tuned: Sequence[Tensor]) -> NumericError:
         named = {
@@ -120,6 +123,19 @@ class Merge:
         """Close every input."""
         for _, checkpoint in self.inputs():
             checkpoint.close()
+
+
+@dataclass
+class Piece:
+    """A run of entries of one tensor, flattened: the home's own, and output -> result in the result's dtype."""
+
+    own: Tensor
+    results: dict[str, Tensor]
+
+    def changed(self, output: str) -> bool:
+        """Whether the method, and not the dtype alone, changed anything."""
+        merged = self.results[output]
+        return not torch.equal(self.own.to(merged.dtype), merged)
 
 
 class Buffers:
@@ -234,7 +250,7 @@ class PiecewiseFile:
 
     def write(self, piece: Tensor) -> None:
         """The next elements."""
-        raw = memoryview(piece.contiguous().view(torch.uint8).numpy()) if piece.numel() else memoryview(b"")
+        raw = memoryview(piece.contiguous().flatten().view(torch.uint8).numpy())
         self._digest.update(raw)
         self._stream.write(raw)
         self._written_bytes += len(raw)
@@ -271,13 +287,17 @@ def write_merged(merge: Merge, folder: Path | None, progress: Progress | None) -
             for name, _ in names:
                 if merge.stored(name).num_elements == 0:
                     continue
-                for own, results, elements in merge.pieces(name, buffers):
-                    for output, piece in results.items():
-                        if name in merge.merged and name not in merge.changed[output]:
-                            _note_change(merge, output, name, own, piece)
+                for piece in merge.pieces(name, buffers):
+                    for output, merged in piece.results.items():
+                        if (
+                            name in merge.merged
+                            and name not in merge.changed[output]
+                            and piece.changed(output)
+                        ):
+                            merge.changed[output].add(name)
                         if folder is not None:
-                            files[output].write(piece)
-                    done += elements * own.dtype.itemsize
+                            files[output].write(merged)
+                    done += piece.own.nbytes
                     if progress is not None:
                         progress("merging (bytes)", done, total)
     if not any(merge.changed.values()):
@@ -285,11 +305,6 @@ def write_merged(merge: Merge, folder: Path | None, progress: Progress | None) -
             f"the merge changes none of the {len(merge.merged)} tensors it looks at",
             fix="choose other numbers, groups or models: the result would be the base",
         )
-
-
-def _note_change(merge: Merge, output: str, name: str, own: Tensor, piece: Tensor) -> None:
-    if not torch.equal(own if own.dtype == piece.dtype else own.to(piece.dtype), piece):
-        merge.changed[output].add(name)
 
 
 def files_of(merge: Merge) -> list[tuple[Path, list[tuple[str, str]]]]:
