@@ -121,7 +121,7 @@ def load_animatediff(
         ConfigError: an option that does not exist.
     """
     name = NAME if folder is None else Path(folder).name
-    chosen = _read(options, name)
+    chosen = chosen_options(options, name)
     place, precision = device_and_dtype(device, dtype, HALF)
     given = {"revision": revision} if revision else {}
     if motion_module is not None or checkpoint is not None:
@@ -141,7 +141,7 @@ def load_tiny(seed: int | str = 0, **options: Any) -> AnimateDiffBase:
     """Random weights of the same layout, made on the spot from a seed: for tests and dry runs."""
     from diffusers import AutoencoderKL, UNetMotionModel
 
-    chosen = _read(options, "tiny-animatediff")
+    chosen = chosen_options(options, "tiny-animatediff")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
         network = UNetMotionModel(**TINY_NETWORK)
@@ -167,7 +167,7 @@ TINY_VAE: Mapping[str, Any] = {
 }
 
 
-def _read(options: Mapping[str, Any], name: str) -> AnimateDiffOptions:
+def chosen_options(options: Mapping[str, Any], name: str) -> AnimateDiffOptions:
     rest = dict(options)
     convention = rest.pop("convention", "default")
     if convention not in CONVENTIONS:
