@@ -53,7 +53,7 @@ class TextAdapter(nn.Module):
         init: "identity" or "released".
 
     Attributes:
-        name: what it is called; its file's name once loaded.
+        motion: what it is called; its file's name once loaded.
         strength: x <- x + strength (W_cc [x ; C] + b_cc - x); 1 is the paper's, 0 the host alone. A mapping
             gives layers (by name in the host) their own, 1 where it says nothing.
 
@@ -75,7 +75,7 @@ class TextAdapter(nn.Module):
                 f"expected at least one and a multiple of {HEADS}",
                 fix="the text adapter needs a network with temporal attention apart from spatial attention",
             )
-        self.name = ""
+        self.motion = ""
         self.layers = dict(layers)
         self.strength: float | Mapping[str, float] = 1.0
         self.queries = nn.Parameter(torch.randn(num_queries, width))
@@ -98,7 +98,7 @@ class TextAdapter(nn.Module):
 
     def temporal_context(self, text: Tensor, num_frames: int) -> Tensor:
         """C: text tokens (B, n, width) -> (B, F, width), one row a frame."""
-        queries = self.queries
+        queries: Tensor = self.queries
         if num_frames != len(queries):
             queries = F.interpolate(queries.T[None], num_frames, mode="linear", align_corners=True)[0].T
         rows = queries.expand(len(text), -1, -1).to(text.dtype)
@@ -132,9 +132,9 @@ class TextAdapter(nn.Module):
         self._unhook()
 
     def _hook(self, host: nn.Module) -> None:
-        if self._handles or getattr(host, "text_adapter", None) is not None:
+        if self._handles or any(isinstance(hook, _Listener) for hook in host._forward_pre_hooks.values()):
             raise StateError(
-                "the text adapter is mounted already, or the network has one of its own",
+                "the text adapter is mounted already, or the network has another one",
                 fix="use one text adapter at a time, in one network",
             )
         self.check_fits(host)
@@ -216,7 +216,7 @@ class TextAdapter(nn.Module):
                 fix="export it again",
             ) from None
         load_strictly(adapter, {_state_key(name): value for name, value in tensors.items()}, path)
-        adapter.name = Path(path).name
+        adapter.motion = Path(path).name
         if host is not None:
             adapter.check_fits(host, f'"{path}"')
         return adapter.eval()

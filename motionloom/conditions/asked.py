@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -113,6 +113,16 @@ def _motion(given: Name, words: Sequence[str]) -> tuple[str, Adapter | None, str
             f'this base knows no motion words, got "{given}"',
             fix=f"give an adapter file, such as {file.name or 'motion'}{ADAPTER_SUFFIX}",
         )
-    from motionloom.adapters.adapter_file import load_adapter
+    return file.name, _adapter(file), sha256_of(file)
 
-    return file.name, load_adapter(file), sha256_of(file)
+
+def _adapter(file: Path) -> Adapter:
+    """An adapter of any kind: it is the base that knows what to do with it."""
+    from motionloom.adapters.adapter_file import load_adapter
+    from motionloom.weights import read_metadata
+
+    if read_metadata(file).get("motionloom.kind") == "text_adapter":
+        from motionloom.adapters.text_adapter import TextAdapter
+
+        return cast("Adapter", TextAdapter.load(file))
+    return load_adapter(file)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from motionloom.denoisers.dynamicrafter.unet import IMAGE_TOKENS_PER_FRAME
@@ -41,19 +42,34 @@ class ImageTokens:
 
 
 def clip_pixels(pictures: Tensor, side_px: int = 224) -> Tensor:
-    """(B, 3, H, W), -1..1 => CLIP's input (B, 3, side, side): the whole picture, squeezed to a square, not cropped.
-
-    Blurred before it is made smaller, then bicubic with aligned corners, as the release does (and Stable Video
-    Diffusion, whose function this calls).
-    """
-    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
-        _resize_with_antialiasing,
-    )
-
-    squeezed = (_resize_with_antialiasing(pictures.float(), (side_px, side_px)) + 1) / 2
+    """(B, 3, H, W), -1..1 => CLIP's input (B, 3, side, side): the whole picture, squeezed to a square, not cropped."""
+    squeezed = (squeeze(pictures.float(), side_px) + 1) / 2
     mean, std = (squeezed.new_tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-    normalised: Tensor = (squeezed - mean) / std
-    return normalised
+    return (squeezed - mean) / std
+
+
+def squeeze(pictures: Tensor, side_px: int) -> Tensor:
+    """(B, 3, H, W) => (B, 3, side, side): a Gaussian blur of sigma (n / side - 1) / 2 along an axis of n pixels, then
+    bicubic with aligned corners. The release's rule, shared by Stable Video Diffusion, bit for bit.
+    """
+    blurred = pictures
+    for axis in (3, 2):
+        kernel = _gaussian(pictures.shape[axis] / side_px).to(pictures)
+        shape = [len(kernel) if dim == axis else 1 for dim in range(4)]
+        half = len(kernel) // 2
+        around = (half, half, 0, 0) if axis == 3 else (0, 0, half, half)
+        weights = kernel.reshape(shape).expand(pictures.shape[1], -1, -1, -1)
+        blurred = F.conv2d(F.pad(blurred, around, mode="reflect"), weights, groups=pictures.shape[1])
+    return F.interpolate(blurred, size=(side_px, side_px), mode="bicubic", align_corners=True)
+
+
+def _gaussian(shrink: float) -> Tensor:
+    """An odd kernel about four sigma long."""
+    sigma = max((shrink - 1) / 2, 0.001)
+    length = int(max(4 * sigma, 3)) // 2 * 2 + 1
+    places = torch.arange(length, dtype=torch.float32) - length // 2
+    kernel = torch.exp(-places.square() / (2 * torch.tensor(sigma).square()))
+    return kernel / kernel.sum()
 
 
 def for_frames(tokens: Tensor, num_frames: int) -> Tensor:
@@ -62,6 +78,7 @@ def for_frames(tokens: Tensor, num_frames: int) -> Tensor:
     Our policy, for the release knows its own number alone: each frame takes the tokens of the trained frame that is
     nearest in time, the first and last frame those of the first and last.
     """
-    framed = tokens.unflatten(1, (-1, IMAGE_TOKENS_PER_FRAME))
+    batch, _, width = tokens.shape
+    framed = tokens.reshape(batch, -1, IMAGE_TOKENS_PER_FRAME, width)
     places = torch.linspace(0, framed.shape[1] - 1, num_frames).round().long().to(tokens.device)
     return framed[:, places].flatten(1, 2)

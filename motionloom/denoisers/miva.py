@@ -122,6 +122,12 @@ class MivaBase(Base):
                 f"{self.name} moves a photo through adapters alone, and no motion was given",
                 fix="give an adapter file: --motion waterfall.safetensors",
             )
+        for one in request.motions:
+            if not hasattr(one.adapter, "layout"):
+                raise ConfigError(
+                    f'{self.name} moves by MIVA adapters, "{one.name}" is another kind',
+                    fix="see what it is with `motionloom inspect`",
+                )
         for option, wanted in (("loop", request.loop), ("overscan", request.overscan)):
             if wanted:
                 raise ConfigError(f'{self.name} has no "{option}"', fix="leave it out, or take --base mini")

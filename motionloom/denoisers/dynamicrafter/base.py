@@ -65,9 +65,9 @@ class DynamiCrafterOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    guidance: float = Field(7.5, ge=1)
-    guidance_rescale: float | None = Field(None, ge=0, le=1)
-    eta: float = Field(1.0, ge=0, le=1)
+    guidance: float = Field(default=7.5, ge=1)
+    guidance_rescale: float | None = Field(default=None, ge=0, le=1)
+    eta: float = Field(default=1.0, ge=0, le=1)
     unscale: Literal["released", "exact"] = "released"
     ending: Path | None = None
 
@@ -133,8 +133,8 @@ class DynamiCrafterBase(Base):
         frames = request.num_frames
         photo = request.photo
         tokens = self.image(torch.cat([photo, torch.zeros_like(photo)]))
-        image, empty_image = for_frames(tokens, frames).split(1)
-        text, empty_text = self.text([request.prompt or "", ""]).to(photo.device).split(1)
+        image, empty_image = for_frames(tokens, frames).tensor_split(2)
+        text, empty_text = self.text([request.prompt or "", ""]).to(photo.device).tensor_split(2)
         return VideoCondition(
             text=text,
             image=image,
@@ -156,9 +156,10 @@ class DynamiCrafterBase(Base):
         rescale = self.options.guidance_rescale
         with ExitStack() as stack:
             for one in request.motions:
-                if isinstance(one.adapter, TextAdapter):
-                    one.adapter.strength = float(one.largest_weight)
-                    stack.enter_context(one.adapter.mounted(self.parts.unet))
+                if (adapter := _text_adapter(one)) is not None:
+                    adapter.strength = float(one.largest_weight)
+                    adapter.to(next(self.parts.unet.parameters()))
+                    stack.enter_context(adapter.mounted(self.parts.unet))
             yield RescaledGuidance(
                 self.denoiser,
                 self.options.guidance,
@@ -211,7 +212,7 @@ class DynamiCrafterBase(Base):
             ConfigError: a motion that is neither word nor text adapter, or that this base cannot do as asked.
         """
         rate = self.config.rate
-        asked = [one for one in request.motions if not isinstance(one.adapter, TextAdapter)]
+        asked = [one for one in request.motions if _text_adapter(one) is None]
         for one in request.motions:
             self._check_motion(one)
         if len(asked) > 1 or len(request.motions) - len(asked) > 1:
@@ -231,8 +232,8 @@ class DynamiCrafterBase(Base):
                 f'{self.name} applies "{one.name}" to the whole clip, got a mask or a weight that changes',
                 fix="give one number as weight and no mask",
             )
-        if isinstance(one.adapter, TextAdapter):
-            one.adapter.check_fits(self.parts.unet, f'"{one.name}"')
+        if (adapter := _text_adapter(one)) is not None:
+            adapter.check_fits(self.parts.unet, f'"{one.name}"')
         elif one.adapter is not None or one.name not in WORDS:
             raise ConfigError(
                 f'{self.name} does not know the motion "{one.name}"',
@@ -243,6 +244,11 @@ class DynamiCrafterBase(Base):
                 f'got the weight {one.largest_weight:g} for "{one.name}", expected 0..1',
                 fix="1 is the end of what it was trained with",
             )
+
+
+def _text_adapter(one: Asked) -> TextAdapter | None:
+    adapter: object = one.adapter
+    return adapter if isinstance(adapter, TextAdapter) else None
 
 
 def plain_ddim(eta: float) -> Any:

@@ -187,9 +187,8 @@ def _autoencoder(official: dict[str, Tensor], config: DynamiCrafterConfig) -> di
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     blocks = [None] * len(config.autoencoder_channels)
-    converted: dict[str, Tensor] = convert_ldm_vae_checkpoint(
-        official, {"down_block_types": blocks, "up_block_types": blocks}
-    )
+    convert: Callable[..., dict[str, Tensor]] = convert_ldm_vae_checkpoint
+    converted = convert(official, {"down_block_types": blocks, "up_block_types": blocks})
     if len(converted) != len(official):
         raise WeightsError(
             f"{len(official)} tensors of the autoencoder ({VAE_PREFIX}*) became {len(converted)}: some are unknown",

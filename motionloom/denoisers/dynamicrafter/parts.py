@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
@@ -82,7 +82,7 @@ class DynamiCrafterConfig(_Sizes):
     vision: TransformerSize = TransformerSize(width=1280, layers=32, heads=16)
     patch_px: int = 14
     resampler: ResamplerSize = ResamplerSize()
-    native_size_px: tuple[int, int] = Field((320, 512), description="(height, width)")
+    native_size_px: tuple[int, int] = (320, 512)  # (height, width)
     prediction: Literal["v_prediction", "epsilon"] = "v_prediction"
     base_scale: float = 0.7
     guidance_rescale: float = 0.7
@@ -175,6 +175,8 @@ def build(config: DynamiCrafterConfig) -> Parts:
                 vocab_size=config.vocabulary,
                 max_position_embeddings=TEXT_TOKENS,
                 projection_dim=text.width,
+                bos_token_id=config.vocabulary - 2,
+                eos_token_id=config.vocabulary - 1,
                 **_encoder(text),
             )
         ),

@@ -30,6 +30,9 @@ TEXT_TOKENS = 77
 IMAGE_TOKENS_PER_FRAME = 16
 TRAINED_FRAMES = 16
 
+_ImageAttention: Any = IPAdapterAttnProcessor2_0  # its annotations leave out the images it takes
+_UNet3D: Any = UNet3DConditionModel
+
 
 class UNetConfig(BaseModel):
     """The `unet_config` of the official YAML files. Fields that admit one value name a part that every released
@@ -38,7 +41,7 @@ class UNetConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    in_channels: int = Field(8, description="noisy latent and image latent")
+    in_channels: int = Field(default=8, description="noisy latent and image latent")
     out_channels: int = 4
     model_channels: int = 320
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
@@ -48,10 +51,14 @@ class UNetConfig(BaseModel):
     context_dim: int = 1024
     dropout: float = 0.1
     temporal_length: int = TRAINED_FRAMES
-    default_fs: int = Field(24, description="frame rate (512, 1024) or frame stride (256) when none is given")
+    default_fs: int = Field(
+        default=24, description="frame rate (512, 1024) or frame stride (256) when none is given"
+    )
     image_cross_attention_scale_learnable: bool = False
-    temporal_selfatt_only: bool = Field(True, description="false: with the text adapter of arXiv 2503.00948")
-    use_checkpoint: bool = Field(False, description="of the official code; has no effect here")
+    temporal_selfatt_only: bool = Field(
+        default=True, description="false: with the text adapter of arXiv 2503.00948"
+    )
+    use_checkpoint: bool = Field(default=False, description="of the official code; has no effect here")
     transformer_depth: Literal[1] = 1
     dims: Literal[2] = 2
     use_linear: Literal[True] = True
@@ -211,7 +218,7 @@ class TimeAndRate(nn.Module):
         return summed
 
 
-class ImageCrossAttention(IPAdapterAttnProcessor2_0):  # type: ignore[misc]
+class ImageCrossAttention(_ImageAttention):  # type: ignore[misc]
     """Cross-attention to the text and, with keys and values of its own, to the 16 image tokens of the frame."""
 
     def __init__(self, hidden_size: int, context_dim: int, learned_gate: bool) -> None:
@@ -227,8 +234,9 @@ class ImageCrossAttention(IPAdapterAttnProcessor2_0):  # type: ignore[misc]
             encoder_hidden_states: (B F, 77 + 16 F, width): the clip's tokens, repeated for each frame.
         """
         text, image = encoder_hidden_states.tensor_split([TEXT_TOKENS], dim=1)
-        image = image.unflatten(1, (-1, IMAGE_TOKENS_PER_FRAME))  # (B F, F, 16, width)
-        row = torch.arange(len(image), device=image.device)
+        rows, _, width = image.shape
+        image = image.reshape(rows, -1, IMAGE_TOKENS_PER_FRAME, width)  # (B F, F, 16, width)
+        row = torch.arange(rows, device=image.device)
         own = image[row, row % image.shape[1]]  # rows are (b f): frame f sees its own tokens
         if self.gate is not None:
             self.scale = [1 + self.gate.tanh()]
@@ -236,9 +244,9 @@ class ImageCrossAttention(IPAdapterAttnProcessor2_0):  # type: ignore[misc]
         return out
 
 
-def _network(config: UNetConfig) -> UNet3DConditionModel:
+def _network(config: UNetConfig) -> Any:
     attends = [2**level in config.attention_resolutions for level in range(len(config.channel_mult))]
-    network = UNet3DConditionModel(
+    network = _UNet3D(
         in_channels=config.in_channels,
         out_channels=config.out_channels,
         block_out_channels=tuple(config.model_channels * factor for factor in config.channel_mult),
