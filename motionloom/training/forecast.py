@@ -236,8 +236,9 @@ def _run_real_steps(recipe: Recipe, dataset: TrainingDataset | None, device: tor
     randomness.seed_everything(recipe.seed)
     with torch.device(device):
         objective = recipe.stage.objective(recipe)
-        batch = _real_batch(recipe, dataset) if dataset is not None else None
-        batch = recipe.stage.example_batch(recipe, recipe.batch_size) if batch is None else batch
+        batch = recipe.stage.example_batch(recipe, recipe.batch_size)  # before the clips, which a stage may encode
+        if batch is None and dataset is not None:
+            batch = _real_batch(recipe, dataset)
     assert batch is not None
     batch = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
     for network in objective.networks.values():
