@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +90,9 @@ class Hits:
     def copy(self) -> Hits:
         return Hits(self.number.copy(), self.distance.copy(), self.normal.copy(), self.lit.copy())
 
+    def part(self, rays: Indices) -> Hits:
+        return Hits(self.number[rays], self.distance[rays], self.normal[rays], self.lit[:, rays])
+
 
 def render_scene(
     scene: Scene, frames: int = 16, size_px: int = 128
@@ -107,8 +111,8 @@ def render_scene(
 class Caster:
     """Casts the frames of one scene."""
 
-    def __init__(self, scene: Scene, size_px: int) -> None:
-        self.scene, self.side, self.size_px = scene, size_px * SUPERSAMPLE, size_px
+    def __init__(self, scene: Scene, size_px: int, supersample: int = SUPERSAMPLE) -> None:
+        self.scene, self.side, self.supersample = scene, size_px * supersample, supersample
         self.camera = Camera.of(scene)
         self.lamp = LAMP + np.asarray(scene.lamp_offset, np.float32)
         self.rays = self.camera.rays(self.side)
@@ -118,7 +122,7 @@ class Caster:
         self.still = [n for n in range(len(scene.blocks)) if n not in movers]
         self._still_solids = {n: Solid.of(scene.blocks[n], scene.pose(n, 0.0)) for n in self.still}
         self._still_hits = self._cast_still()
-        self._still_light = self._shade(self._still_hits, np.arange(self.side**2), self._still_solids)
+        self._still_light = self._shade(self._still_hits, self.rays, scene.blocks, self._still_solids)
 
     def frame(self, tick: float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """The picture (H, W, 3) and the mask (H, W) at a tick, uint8."""
@@ -131,10 +135,10 @@ class Caster:
         for solid in self._still_solids.values():
             self._shadow(hits, covered, solid)
         shaded = [self._shadow(hits, self._shaded_part(solid), solid) for solid in moving.values()]
-        metal = np.flatnonzero(self._is_metal(hits.number))
+        metal = np.flatnonzero(_is_metal(self.scene.blocks)[hits.number])
         anew = np.unique(np.concatenate([covered, metal, *shaded]))
-        light[anew] = self._shade(hits, anew, solids)
-        return self._develop(light), hits.number.reshape(self.side, self.side)[::SUPERSAMPLE, ::SUPERSAMPLE]
+        light[anew] = self._shade(hits.part(anew), self.rays[anew], self.scene.blocks, solids)
+        return self._develop(light), self._thinned(hits.number)
 
     # what is where
 
@@ -210,35 +214,28 @@ class Caster:
 
     # what it looks like
 
-    def _is_metal(self, numbers: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-        return np.array([False, *(block.material == "metal" for block in self.scene.blocks)])[numbers]
-
-    def _shade(self, hits: Hits, part: Indices, solids: dict[int, Solid]) -> Array:
-        """Linear light of some rays, (N, 3)."""
-        numbers, normal = hits.number[part], hits.normal[part]
-        points, towards_eye = self._points(hits, part), -self.rays[part]
-        seen = hits.lit[:, part].mean(0, dtype=np.float32)
-        light = self._diffuse(numbers, points, normal, seen)
-        light += (
-            _gloss(normal, _unit(self.lamp - points), towards_eye, 24.0)[:, None]
-            * (np.float32(0.10) * seen * (numbers != TABLE))[:, None]
-        )
-        metal = np.flatnonzero(self._is_metal(numbers))
+    def _shade(self, hits: Hits, rays: Array, blocks: Sequence[Block], solids: dict[int, Solid]) -> Array:
+        """Linear light along some rays, (N, 3)."""
+        normal, towards_eye = hits.normal, -rays
+        points = self.camera.place + rays * hits.distance[:, None]
+        seen, colours = hits.lit.mean(0, dtype=np.float32), _colours(blocks)
+        light = self._diffuse(colours[hits.number], points, normal, seen)
+        shine = _gloss(normal, _unit(self.lamp - points), towards_eye, 24.0)
+        light += (np.float32(0.10) * shine * seen * (hits.number != TABLE))[:, None]
+        metal = np.flatnonzero(_is_metal(blocks)[hits.number])
         if len(metal):
-            light[metal] = self._metal_light(
-                light[metal],
-                numbers[metal],
-                points[metal],
-                normal[metal],
-                towards_eye[metal],
-                seen[metal],
-                solids,
+            mirrored = 2 * np.einsum("ij,ij->i", normal, towards_eye)[:, None] * normal - towards_eye
+            around = self._mirror_image(
+                points[metal] + normal[metal] * np.float32(4e-3), mirrored[metal], solids
             )
+            sharp = _gloss(normal[metal], _unit(self.lamp - points[metal]), towards_eye[metal], 220.0)
+            tint = _tint(colours[hits.number[metal]])
+            light[metal] = np.float32(0.5) * light[metal] + np.float32(0.45) * tint * around
+            light[metal] += (sharp * (0.9 * seen[metal] + 0.1))[:, None]
         return light
 
-    def _diffuse(self, numbers: npt.NDArray[np.uint8], points: Array, normal: Array, seen: Array) -> Array:
+    def _diffuse(self, colour: Array, points: Array, normal: Array, seen: Array) -> Array:
         """Lambert's law for the three lamps and an even sky. `seen`: share of the shadowing lamp that is visible."""
-        colours = np.stack([TABLE_COLOUR, *(_linear(COLOURS[block.colour]) for block in self.scene.blocks)])
         to_lamp = self.lamp - points
         squared = np.einsum("ij,ij->i", to_lamp, to_lamp)
         facing = np.maximum(np.einsum("ij,ij->i", normal, to_lamp), 0) / np.sqrt(squared)
@@ -246,29 +243,8 @@ class Caster:
         amount = AMBIENT * (0.6 + 0.4 * normal[:, 2]) + KEY * falloff * facing * seen
         for lamp, power in ((FILL, FILLED), (BACK, BACKED)):
             amount = amount + power * np.maximum(normal @ (lamp / np.linalg.norm(lamp)), 0)
-        lit: Array = colours[numbers] * amount.astype(np.float32)[:, None]
+        lit: Array = colour * amount.astype(np.float32)[:, None]
         return lit
-
-    def _metal_light(
-        self,
-        dull: Array,
-        numbers: npt.NDArray[np.uint8],
-        points: Array,
-        normal: Array,
-        towards_eye: Array,
-        seen: Array,
-        solids: dict[int, Solid],
-    ) -> Array:
-        """Metal: part its own colour, part what it mirrors tinted by it, and a sharp highlight of the lamp."""
-        mirrored = 2 * np.einsum("ij,ij->i", normal, towards_eye)[:, None] * normal - towards_eye
-        around = self._mirror_image(points + normal * np.float32(4e-3), mirrored, solids)
-        tint = np.stack([TABLE_COLOUR, *(_linear(COLOURS[block.colour]) for block in self.scene.blocks)])[
-            numbers
-        ]
-        tint = 0.25 + 0.75 * tint / np.maximum(tint.max(1, keepdims=True), 1e-3)
-        light: Array = np.float32(0.5) * dull + np.float32(0.45) * tint * around
-        light += (_gloss(normal, _unit(self.lamp - points), towards_eye, 220.0) * (0.9 * seen + 0.1))[:, None]
-        return light
 
     def _mirror_image(self, origins: Array, directions: Array, solids: dict[int, Solid]) -> Array:
         """Linear light that comes along some rays: blocks and table without shadows, else a bright room."""
@@ -286,17 +262,39 @@ class Caster:
         light = np.repeat((0.25 + 0.55 * np.clip(directions[:, 2:], 0, 1)).astype(np.float32), 3, axis=1)
         met_any = numbers != 255
         points = origins[met_any] + directions[met_any] * distance[met_any, None]
-        light[met_any] = self._diffuse(
-            numbers[met_any], points, normal[met_any], np.full(len(points), 0.8, np.float32)
-        )
+        half_lit = np.full(len(points), 0.8, np.float32)
+        colours = _colours(self.scene.blocks)[numbers[met_any]]
+        light[met_any] = self._diffuse(colours, points, normal[met_any], half_lit)
         return light
+
+    # one block alone, for those who look for it
+
+    def sprite(self, block: Block, pose: Pose) -> tuple[Indices, Array]:
+        """The rays that a fully lit block would take from what stands still, and its sRGB there, (N, 3), 0-255."""
+        solid = Solid.of(block, pose)
+        middle, radius = solid.ball
+        part = self._rectangle(middle[None], radius)
+        distance, normal = solid.meet(np.broadcast_to(self.camera.place, (len(part), 3)), self.rays[part])
+        taken = distance < self._still_hits.distance[part]
+        count = int(taken.sum())
+        lit = np.ones((1, count), bool)
+        hits = Hits(np.ones(count, np.uint8), distance[taken], normal[taken], lit)
+        light = self._shade(hits, self.rays[part[taken]], (block,), {})
+        return part[taken], 255 * _encoded(light)
+
+    def still_picture(self) -> Array:
+        """What stands still, sRGB of every ray, (N, 3), 0-255."""
+        return 255 * _encoded(self._still_light)
+
+    def _thinned(self, numbers: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        return numbers.reshape(self.side, self.side)[:: self.supersample, :: self.supersample]
 
     def _develop(self, light: Array) -> npt.NDArray[np.uint8]:
         """Average the rays of each pixel, then sRGB."""
-        side, k = self.size_px, SUPERSAMPLE
+        k = self.supersample
+        side = self.side // k
         averaged = light.reshape(side, k, side, k, 3).mean((1, 3))
-        encoded = np.clip(averaged, 0, 1) ** np.float32(1 / 2.2)
-        picture: npt.NDArray[np.uint8] = np.rint(encoded * 255).astype(np.uint8)
+        picture: npt.NDArray[np.uint8] = np.rint(_encoded(averaged) * 255).astype(np.uint8)
         return picture
 
 
@@ -326,6 +324,25 @@ def _gloss(normal: Array, to_lamp: Array, towards_eye: Array, sharpness: float) 
 
 def _unit(vectors: Array) -> Array:
     return vectors / np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+
+
+def _colours(blocks: Sequence[Block]) -> Array:
+    """Linear colours by number: the table's, then the blocks'."""
+    return np.stack([TABLE_COLOUR, *(_linear(COLOURS[block.colour]) for block in blocks)])
+
+
+def _is_metal(blocks: Sequence[Block]) -> npt.NDArray[np.bool_]:
+    return np.array([False, *(block.material == "metal" for block in blocks)])
+
+
+def _tint(colours: Array) -> Array:
+    """What metal does to the light it mirrors."""
+    tint: Array = 0.25 + 0.75 * colours / np.maximum(colours.max(1, keepdims=True), 1e-3)
+    return tint
+
+
+def _encoded(light: Array) -> Array:
+    return np.clip(light, 0, 1) ** np.float32(1 / 2.2)
 
 
 def _linear(colour: tuple[int, int, int]) -> Array:
