@@ -17,7 +17,13 @@ from motionloom.codecs.image_autoencoder import ImageAutoencoder
 from motionloom.denoisers.base import Request
 from motionloom.denoisers.hub import FETCH_MOTION, FETCH_SPATIAL, MOTION_REPOSITORY, SPATIAL_REPOSITORY
 from motionloom.denoisers.miva import MivaBase, MivaOptions, read_options
-from motionloom.denoisers.pretrained import device_and_dtype, find_folder, load_part
+from motionloom.denoisers.pretrained import (
+    device_and_dtype,
+    find_folder,
+    load_part,
+    quiet_diffusers,
+    without_values,
+)
 from motionloom.denoisers.text_free import TextFreeNetwork
 from motionloom.errors import ConfigError, WeightsError
 from motionloom.sampling.schedules import ddim, stable_diffusion
@@ -25,6 +31,7 @@ from motionloom.weights import load_strictly, load_weights
 
 NAME = "animatediff-v3"
 HALF = "float16"
+POSITIONS = ".pos_encoder.pe"
 NATIVE_SIZE_PX = (320, 512)  # height, width
 
 # Stable Diffusion 1.5, as diffusers names it
@@ -217,7 +224,8 @@ def _joined(unet: Any, adapter: Any, where: str | os.PathLike[str]) -> Any:
     from diffusers import UNetMotionModel
 
     try:
-        return UNetMotionModel.from_unet2d(unet, adapter)
+        with quiet_diffusers():
+            return UNetMotionModel.from_unet2d(unet, adapter)
     except (ValueError, RuntimeError) as problem:
         reason = " ".join(str(problem).split())[:200]
         raise WeightsError(
@@ -245,14 +253,15 @@ def load_official(
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
     tensors = load_weights(checkpoint)[0]
-    unet = UNet2DConditionModel(**spatial_config)
+    unet = without_values(lambda: UNet2DConditionModel(**spatial_config))
     _fill(unet, tensors, "model.diffusion_model.", convert_ldm_unet_checkpoint, checkpoint)
-    autoencoder = AutoencoderKL(**vae_config)
+    autoencoder = without_values(lambda: AutoencoderKL(**vae_config))
     _fill(autoencoder, tensors, "first_stage_model.", convert_ldm_vae_checkpoint, checkpoint)
-    channels = tuple(unet.config.block_out_channels)
-    adapter = MotionAdapter(
-        block_out_channels=channels, motion_layers_per_block=unet.config.layers_per_block, **motion_config
-    )
+    sizes = {
+        "block_out_channels": tuple(unet.config.block_out_channels),
+        "motion_layers_per_block": unet.config.layers_per_block,
+    }
+    adapter = without_values(lambda: MotionAdapter(**sizes, **motion_config))
     modules = motion_modules(load_weights(motion_module)[0], motion_module)
     load_strictly(adapter, modules, motion_module)
     return _joined(unet, adapter, motion_module), autoencoder
@@ -261,30 +270,29 @@ def load_official(
 def motion_modules(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The official names of a motion module file => diffusers' names of a `MotionAdapter`.
 
-    The position tables in the file are not parameters: they must be the sinusoids that diffusers computes.
+    The file has a position table for each of the two attentions of a block, diffusers one for both.
 
     Raises:
-        WeightsError: a position table is not sinusoidal.
+        WeightsError: the two tables of a block differ.
     """
     from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
 
     named = {name.removeprefix("module."): value for name, value in tensors.items()}
+    converted: dict[str, Tensor] = convert_animatediff_checkpoint_to_diffusers(named)  # all but the tables
     for name, table in named.items():
-        if "pos_encoder" in name and not torch.allclose(
-            table.float().reshape(table.shape[-2:]), sinusoids(*table.shape[-2:]), atol=2e-3
-        ):
+        if not name.endswith(POSITIONS):
+            continue
+        block = (
+            name.removesuffix(POSITIONS)
+            .replace(".temporal_transformer", "")
+            .rpartition(".attention_blocks")[0]
+        )
+        if not torch.equal(converted.setdefault(f"{block}.pos_embed.pe", table), table):
             raise WeightsError(
-                f'"{path}" has a position table "{name}" that is not sinusoidal',
+                f'"{path}" has two different position tables in one block ("{name}")',
                 fix="give the motion module v3",
             )
-    converted: dict[str, Tensor] = convert_animatediff_checkpoint_to_diffusers(named)
     return converted
-
-
-def sinusoids(length: int, width: int) -> Tensor:
-    """AnimateDiff's position table: sin and cos interleaved, (length, width)."""
-    angles = torch.arange(length)[:, None] * 10_000.0 ** (-torch.arange(0, width, 2) / width)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 def _fill(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +64,16 @@ def load_part(kind: Any, folder: Path, part: str, dtype: torch.dtype, fetch: str
         raise WeightsError(f'"{where}" has no config.json', fix=fix)
     variant = None if list(where.glob("*model.safetensors*")) else "fp16"
     try:
-        model, report = kind.from_pretrained(
-            where,
-            variant=variant,
-            torch_dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            low_cpu_mem_usage=True,
-        )
+        with quiet_diffusers():
+            model, report = kind.from_pretrained(
+                where,
+                variant=variant,
+                torch_dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                low_cpu_mem_usage=True,
+            )
     except MemoryError:
         raise ResourceError(f'cannot read "{where}": out of memory', fix="close other programs") from None
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
@@ -87,6 +89,33 @@ def load_part(kind: Any, folder: Path, part: str, dtype: torch.dtype, fetch: str
         )
         raise WeightsError(f'the tensors of "{where}" are not those of {kind.__name__}: {said}', fix=fix)
     return model
+
+
+def without_values(make: Callable[[], Any]) -> Any:
+    """A model whose parameters hold no values yet, for those of a file; nobody waits for random numbers."""
+    import torch
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = make()
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                module._parameters[name] = torch.nn.Parameter(torch.empty_like(parameter, device="cpu"))
+    return model
+
+
+@contextmanager
+def quiet_diffusers() -> Iterator[None]:
+    """Inside, diffusers prints no warnings: what matters is checked here, and said as an error."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def to_precision(model: Any, dtype: torch.dtype) -> Any:

@@ -17,7 +17,13 @@ from motionloom.codecs.wan_autoencoder import WanAutoencoder
 from motionloom.denoisers.base import Request
 from motionloom.denoisers.hub import FETCH_WAN, WAN_REPOSITORY
 from motionloom.denoisers.miva import MivaBase, MivaOptions, read_options
-from motionloom.denoisers.pretrained import device_and_dtype, find_folder, load_part, to_precision
+from motionloom.denoisers.pretrained import (
+    device_and_dtype,
+    find_folder,
+    load_part,
+    to_precision,
+    without_values,
+)
 from motionloom.denoisers.text_free import TextFreeNetwork
 from motionloom.errors import ConfigError, InputError, WeightsError
 from motionloom.sampling.schedules import rectified_flow
@@ -172,8 +178,8 @@ def load_official(
         convert_wan_vae_to_diffusers,
     )
 
-    network = WanTransformer3DModel(**network_config)
-    autoencoder = AutoencoderKLWan(**(vae_config or {}))
+    network = without_values(lambda: WanTransformer3DModel(**network_config))
+    autoencoder = without_values(lambda: AutoencoderKLWan(**(vae_config or {})))
     _fill(network, convert_wan_transformer_to_diffusers, transformer)
     _fill(autoencoder, convert_wan_vae_to_diffusers, vae)
     return network, autoencoder
