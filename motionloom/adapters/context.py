@@ -6,7 +6,7 @@ of the latents), while it runs (time embedding), and by the sampler between call
     context = context_of(host)           inside `mounted`
     context.at(0.25)                     a quarter of the denoising steps is done; None reads it from the timestep
     context.show_masks(s)                confidences of the subjects bias the next calls; None forgets them
-    with context.video_only(): host(...) the call carries no mask frames, the masks shown last still bias it
+    with context.with_masks(): host(...) the call carries the mask frames behind the video's; without it, video alone
 """
 
 from __future__ import annotations
@@ -77,12 +77,13 @@ class Call:
 class MotionContext:
     """The running state of one mounted host. See the module's docstring for its use."""
 
-    def __init__(self, mounted: list[Mounted]) -> None:
+    def __init__(self, mounted: list[Mounted], modalities_axis: int = 2) -> None:
         self.mounted = mounted
+        self.modalities_axis = modalities_axis  # of (B, C, F, h, w): where masks are stacked behind the video
         self.num_masked = sum(one.stream > 0 for one in mounted)
         self._call: Call | None = None
         self._progress: float | None = None
-        self._with_masks = True
+        self._with_masks = False
         self._masks: Tensor | None = None  # (B or 1, K, F, h, w)
         self._biases: dict[Any, Tensor] = {}
 
@@ -122,9 +123,12 @@ class MotionContext:
         self._masks = shown.detach().float()
 
     @contextmanager
-    def video_only(self) -> Iterator[None]:
-        """Calls inside carry no mask frames; masks shown before still bias them."""
-        before, self._with_masks = self._with_masks, False
+    def with_masks(self) -> Iterator[None]:
+        """Calls inside carry the K mask modalities behind the video: a U-Net's on the frame axis, (B, C, (1 + K) F, h, w),
+        a DiT's on the batch axis, (B (1 + K), C, F, h, w) with a sample's modalities next to each other. Outside, calls
+        carry the video alone; the masks shown last bias either.
+        """
+        before, self._with_masks = self._with_masks, True
         try:
             yield
         finally:
@@ -132,7 +136,7 @@ class MotionContext:
 
     @property
     def modalities(self) -> int:
-        """M of the next call: 1 + K, or 1 inside `video_only`."""
+        """M of the next call: 1, or 1 + K inside `with_masks`."""
         return 1 + self.num_masked * self._with_masks
 
     # --- what the host says ---------------------------------------------------------------------------------

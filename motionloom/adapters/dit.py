@@ -161,4 +161,4 @@ def _call(network: Any, context: MotionContext, latents: Tensor, timestep: Tenso
     if frame_patch != 1:
         raise InputError("this Wan model joins frames into patches", fix="use one with patch size (1, p, p)")
     grid = (latents.shape[-2] // height_patch, latents.shape[-1] // width_patch)
-    return new_call(context, latents, timestep, 0, [grid])
+    return new_call(context, latents, timestep, [grid])

@@ -107,24 +107,23 @@ def new_call(
     context: MotionContext,
     latents: Tensor,
     timestep: Tensor,
-    num_modalities_axis: int,
     grids: list[tuple[int, int]],
 ) -> Call:
-    """The call of latents (B, C, F, h, w) whose axis 0 or 2 carries the modalities.
+    """The call of latents (B, C, F, h, w) whose axis `context.modalities_axis` carries the modalities.
 
     Raises:
         InputError: the axis cannot be divided, or the masks shown have another number of frames.
     """
-    modalities = context.modalities
+    modalities, axis = context.modalities, context.modalities_axis
     size = list(latents.shape)
-    if size[num_modalities_axis] % modalities:
-        what = "frames" if num_modalities_axis == 2 else "samples"
+    if size[axis] % modalities:
+        what = "frames" if axis == 2 else "samples"
         raise InputError(
-            f"got {size[num_modalities_axis]} {what}, expected a multiple of {modalities}: the video and "
+            f"got {size[axis]} {what}, expected a multiple of {modalities}: the video and "
             f"{modalities - 1} masks",
-            fix="stack the masks behind the video, or call inside `context.video_only()`",
+            fix="stack the masks behind the video, or call outside `context.with_masks()`",
         )
-    size[num_modalities_axis] //= modalities
+    size[axis] //= modalities
     masks = context.masks
     if masks is not None and masks.shape[2] != size[2]:
         raise InputError(

@@ -58,11 +58,12 @@ def mounted(
     """
     network = network_of(host)
     ready = _checked(host, network, adapters, group_norm, temporal)
-    context = MotionContext(ready)
+    is_unet = type(network).__name__ == "UNetMotionModel"
+    context = MotionContext(ready, modalities_axis=2 if is_unet else 0)
     for note in weight_notes(adapters):
         log.warning(note)
     with ExitStack() as undo:
-        if type(network).__name__ == "UNetMotionModel":
+        if is_unet:
             from motionloom.adapters.unet import mount_unet
 
             hooked = mount_unet(network, context, group_norm, temporal, undo)

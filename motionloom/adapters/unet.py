@@ -225,7 +225,7 @@ def _call(network: Any, context: MotionContext, latents: Tensor, timestep: Tenso
     for _ in range(LATENT_HALVINGS):
         height, width = -(-height // 2), -(-width // 2)
         grids.append((height, width))
-    call = new_call(context, latents, timestep, 2, grids)
+    call = new_call(context, latents, timestep, grids)
     longest = network.config.motion_max_seq_length
     frames = call.frames * (call.modalities if context.joint_temporal else 1)
     if longest and frames > longest:

@@ -51,11 +51,7 @@ def test_fresh_adapter_is_the_base_without_text(host: Any, preset: str, masked: 
     latents = latents_for(host)
     adapter = ml.new_adapter(host, preset, masked=masked)
     with ml.mounted(host, [(adapter, 1.0)], group_norm="diffusers"):
-        if masked:
-            with context_of(host).video_only():
-                got = predict(host, latents)
-        else:
-            got = predict(host, latents)
+        got = predict(host, latents)
     assert torch.equal(got, without_cross_attention(host, latents))
 
 
