@@ -226,7 +226,7 @@ def _settings(base: Base, request: Request, masks: Sequence[Mask] | None) -> dic
     settings: dict[str, Any] = {
         "base": base.name,
         "motions": [
-            [one.name, list(one.weight) if isinstance(one.weight, tuple) else one.weight]
+            [one.said, list(one.weight) if isinstance(one.weight, tuple) else one.weight]
             for one in request.motions
         ],
         "frames": request.num_frames,

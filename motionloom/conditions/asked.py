@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ Name = Union[str, "os.PathLike[str]", "Adapter"]  # a motion word, an adapter fi
 Motion = Name | tuple[Name, Weight]
 ADAPTER_SUFFIX = ".safetensors"
 LARGEST_WEIGHT = 4.0
+DEGREES = {"right": 0.0, "up": 90.0, "left": 180.0, "down": 270.0}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Asked:
         region: (H, W), 0..1, the photo's size; None is everywhere.
         adapter: the adapter that makes the motion; None where the base knows the word itself.
         sha256: of the adapter's file; empty where it came from none.
-        direction: unit vector (right, down) a local motion goes in; None leaves it to the base.
+        heading: where the motion goes, as typed: left, right, up, down or degrees counter-clockwise from right; empty
+            leaves it to the base.
     """
 
     name: str
@@ -44,7 +47,17 @@ class Asked:
     region: npt.NDArray[np.float32] | None = None
     adapter: Adapter | None = None
     sha256: str = ""
-    direction: tuple[float, float] | None = None
+    heading: str = ""
+
+    @property
+    def said(self) -> str:
+        """As it is typed, without its weight: what a clip's settings repeat."""
+        return f"{self.name}@{self.heading}" if self.heading else self.name
+
+    @property
+    def direction(self) -> tuple[float, float] | None:
+        """The heading as a unit vector (right, down)."""
+        return _direction(self.heading) if self.heading else None
 
     def weight_at(self, progress: float) -> float:
         """The weight when `progress` (0 at the first step, 1 at the last) of the steps is done."""
@@ -72,7 +85,7 @@ def read_asked(
     """Motions, each alone or as (motion, weight) or (motion, (first, last)), with a region each => what is asked.
 
     Args:
-        motions: motion words, paths of adapter files, or adapters.
+        motions: motion words, WORD@DIRECTION, paths of adapter files, or adapters.
         regions: one for each motion, (H, W) 0..1; None is everywhere.
         words: the motion words the base knows; a name among them is never taken for a file.
 
@@ -84,9 +97,30 @@ def read_asked(
     asked = []
     for motion, region in zip(motions, regions, strict=True):
         given, weight = motion if isinstance(motion, (tuple, list)) else (motion, 1.0)
+        heading = ""
+        if isinstance(given, str) and words and "@" in given and not given.endswith(ADAPTER_SUFFIX):
+            given, _, heading = given.partition("@")
+            _direction(heading)
         name, adapter, sha256 = _motion(given, words)
-        asked.append(Asked(name, _weight(weight, name), region, adapter, sha256))
+        asked.append(Asked(name, _weight(weight, name), region, adapter, sha256, heading))
     return asked
+
+
+def _direction(heading: str) -> tuple[float, float]:
+    """left, right, up, down, or degrees counter-clockwise from right => unit vector (right, down)."""
+    if heading in DEGREES:
+        angle = math.radians(DEGREES[heading])
+    else:
+        try:
+            angle = math.radians(float(heading))
+        except ValueError:
+            angle = math.nan
+    if not math.isfinite(angle):
+        raise ConfigError(
+            f'got the direction "{heading}", expected {", ".join(DEGREES)} or degrees',
+            fix="for example clouds@left, or clouds@30 for 30 degrees above right",
+        )
+    return math.cos(angle), -math.sin(angle)
 
 
 def _weight(weight: Any, name: str) -> Weight:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from motionloom.errors import ConfigError
 from motionloom.motion.grid import resize_maps
 from motionloom.sampling.schedules import RectifiedFlow, rectified_flow
 from motionloom.sampling.weave import MapWeave
+from motionloom.zoo import MINI
 
 
 class MiniBase(Base):
@@ -41,7 +43,11 @@ class MiniBase(Base):
                     f'"{self.name}" moves by words, got the adapter "{one.name}"',
                     fix="run `motionloom motions` for the words, or choose another --base for this adapter",
                 )
-            find(one.name)
+            word = WORDS[find(one.name)]
+            if one.heading and word.kind != "local":
+                raise ConfigError(
+                    f'"{one.said}": {one.name} has a direction of its own', fix=f"leave out @{one.heading}"
+                )
 
     def schedule(self, request: Request | None = None) -> RectifiedFlow:
         """See `Base`."""
@@ -100,8 +106,10 @@ class MiniBase(Base):
         return Where(torch.stack(rigid) if rigid else torch.zeros(0, height, width), local, light, paint)
 
 
-def load_mini() -> MiniBase:
-    """The shipped model."""
-    from motionloom.zoo import MINI, load_codec, load_generator
+def load_mini(folder: Path = MINI) -> MiniBase:
+    """The shipped model, or another one of its kind: a folder with codec.safetensors and generator.safetensors."""
+    from motionloom.zoo import load_codec, load_generator
 
-    return MiniBase(load_codec(MINI / "codec.safetensors"), load_generator(MINI / "generator.safetensors"))
+    return MiniBase(
+        load_codec(folder / "codec.safetensors"), load_generator(folder / "generator.safetensors")
+    )

@@ -359,16 +359,18 @@ def test_mismatches_are_refused() -> None:
 
 def train(objective: Objective, batch: dict[str, Tensor], steps: int, rate: float) -> list[float]:
     optimizers = {
-        name: torch.optim.Adam(parameters, rate) for name, parameters in objective.parameter_groups().items()
+        name: torch.optim.AdamW(parameters, rate, betas=(0.9, 0.99))
+        for name, parameters in objective.parameter_groups().items()
     }
     generator, curve = torch.Generator().manual_seed(0), []
     for step in range(steps):
         for optimizer in optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+                group["lr"] = rate * min(1, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for name, loss, _ in objective.losses(batch, step, generator):
             optimizers[name].zero_grad()
             loss.backward(inputs=objective.parameter_groups()[name])
+            torch.nn.utils.clip_grad_norm_(objective.parameter_groups()[name], 1.0)
             optimizers[name].step()
             curve.append(float(loss.detach()))
     return curve
@@ -384,14 +386,12 @@ def test_generator_learns_one_batch() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="27.9 dB after these 300 steps (still: 27.0, copy: 21.9); 30 dB is not shown yet")
 def test_overfits_eight_clips() -> None:
     """PSNR above 30 dB on eight clips, far above copying the first frame and above any picture at rest."""
     torch.manual_seed(0)
-    model = MotionContentAutoencoder(CODEC)
+    model = MotionContentAutoencoder(dataclasses.replace(CODEC, motion_base=16, content_base=16))
     frames = soft_clips(8)
-    curve = train(AutoencoderObjective(model, kl=BetaKL(1e-4)), {"frames": frames}, steps=300, rate=5e-3)
-    print("loss", [round(loss, 3) for loss in curve[::20]])
+    train(AutoencoderObjective(model, kl=BetaKL(1e-4)), {"frames": frames}, steps=300, rate=2e-3)
     with torch.no_grad():
         decoded = model.eval().decode(model.encode(frames), frames[:, :, 0])
     ours, copied, at_rest = (
