@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -149,17 +149,18 @@ print([name for name in heavy if name in sys.modules])
 
 @pytest.mark.parametrize("words", [["--help"], ["animate", "--help"], ["--version"]])
 def test_help_answers_at_once(words: list[str]) -> None:
-    """Half a second when nothing else runs; three tries and 1.5 s keep a loaded machine from failing it."""
+    """Within half a second of processor time, which a loaded machine does not stretch as it does the clock."""
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [sys.executable, "-m", "motionloom", *words], capture_output=True, cwd=ROOT, check=True
         )
-        times.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         if times[-1] < 0.5:
             break
-    assert min(times) < 1.5
+    assert min(times) < 0.5
 
 
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
