@@ -1,0 +1,55 @@
+"""DINO's ViT-B/16 (arXiv 2104.14294) through transformers, with DINO's own position codes at other sizes.
+
+transformers' `ViTModel` equals DINO at 224 x 224. Elsewhere the codes are interpolated, and DINO scales by
+(places + 0.1) / 14 where transformers asks for an exact size, which shifts every code a little; the CLS token of a
+224 x 398 frame then differs by 0.35 %.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from motionloom.metrics.networks.folder import pretrained
+
+
+class DINO(nn.Module):
+    def __init__(self, vit: nn.Module) -> None:
+        super().__init__()
+        self.vit = vit
+        vit.embeddings.interpolate_pos_encoding = MethodType(_position_codes, vit.embeddings)  # type: ignore[union-attr, assignment]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W), ImageNet-normalised => (N, d), the CLS token after the final norm."""
+        tokens = self.vit(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+        cls: Tensor = tokens[:, 0]
+        return cls
+
+
+def load_dino(path: Path) -> DINO:
+    from transformers import ViTModel
+
+    vit = pretrained(ViTModel, path, add_pooling_layer=False)
+    for module in vit.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-6  # DINO's; the hub's configuration says 1e-12
+    return DINO(vit)
+
+
+def _position_codes(self: nn.Module, embeddings: Tensor, height: int, width: int) -> Tensor:
+    """DINO's rule: (1, 1 + n, d) for n = h w places of a height x width picture."""
+    codes: Tensor = self.position_embeddings  # type: ignore[assignment]
+    side = round((codes.shape[1] - 1) ** 0.5)
+    patch_px = int(self.config.patch_size)  # type: ignore[union-attr, arg-type]
+    rows, columns = height // patch_px, width // patch_px
+    if (rows, columns) == (side, side):
+        return codes
+    grid = codes[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    scale = ((rows + 0.1) / side, (columns + 0.1) / side)
+    wide = F.interpolate(grid, scale_factor=scale, mode="bicubic")
+    assert wide.shape[-2:] == (rows, columns)
+    return torch.cat([codes[:, :1], wide.permute(0, 2, 3, 1).flatten(1, 2)], 1)
