@@ -92,6 +92,15 @@ def animate(
         str | None,
         typer.Option(metavar="exact", help="Speed against fidelity. Default: exact, as published."),
     ] = None,
+    motion_degree: Annotated[
+        float | None,
+        typer.Option(
+            help="How much a merged base moves: 1 as merged, 0 as its base; see `motionloom merge`."
+        ),
+    ] = None,
+    control: Annotated[
+        float | None, typer.Option(help="How well a merged base obeys: 1 as merged, 0 as its base.")
+    ] = None,
     base_option: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,7 +130,10 @@ def animate(
         "preset": preset,
     }
     arguments = {name: value for name, value in given.items() if value is not None}
-    options, weights = parse_base_options(base_option or ()), None
+    options: dict[str, Any] = {**parse_base_options(base_option or ())}
+    dial = {"motion_degree": motion_degree, "control": control}
+    options |= {name: value for name, value in dial.items() if value is not None}
+    weights = None
     if repeat is not None:
         settings = _settings_inside(repeat)
         photo = _photo_to_repeat(settings, photo, repeat)

@@ -125,6 +125,7 @@ FOLDERS: dict[str, str] = {
     "AnimateDiffPipeline": "motionloom.denoisers.animatediff:load_animatediff",
     "WanPipeline": "motionloom.denoisers.wan:load_wan",
     "DynamiCrafter": "motionloom.denoisers.dynamicrafter.base:load_dynamicrafter",
+    "mini": "motionloom.denoisers.mini:load_mini",
 }
 
 
@@ -134,7 +135,8 @@ def load_base(name: str | os.PathLike[str], **options: Any) -> Base:
     Args:
         name: one of BASES, a folder that holds a model, or the id of one on the hub ("organisation/name"), whose
             weights must be in the cache already: nothing is downloaded.
-        options: of the base, by name: device, dtype, revision, and those its loader documents.
+        options: of the base, by name: device, dtype, revision, and those its loader documents; motion_degree and
+            control where `merge` put experts beside it (merging/dial.py).
 
     Raises:
         ConfigError: there is no base of this name, or no such option.
@@ -147,14 +149,22 @@ def load_base(name: str | os.PathLike[str], **options: Any) -> Base:
     if not Path(given).is_dir() and given.count("/") != 1:
         raise ConfigError(f'there is no base "{given}"', fix=suggest(given, list(BASES), "bases"))
     folder = find_folder(given, revision=options.get("revision"))
+    dial = {key: options.pop(key) for key in ("motion_degree", "control") if key in options}
     base = _load(FOLDERS[_kind_of(folder)], given, options, folder)
     base.name = folder.name if Path(given).is_dir() else given
-    return base
+    return _dialled(base, folder, dial)
 
 
 def describe_bases() -> list[tuple[str, str, str]]:
     """(name, what it is, "shipped", "cached", "made on the spot" or how to get it) of every base."""
     return [(name, row.about, row.status()) for name, row in BASES.items()]
+
+
+def _dialled(base: Base, folder: Path, dial: dict[str, Any]) -> Base:
+    """With the experts that lie beside the base, where some do."""
+    from motionloom.merging.dial import dialled
+
+    return dialled(base, folder, dial)
 
 
 def _load(loader: str, name: str, options: dict[str, Any], *folder: Path) -> Base:
@@ -173,6 +183,8 @@ def _load(loader: str, name: str, options: dict[str, Any], *folder: Path) -> Bas
 
 def _kind_of(folder: Path) -> str:
     """What model a folder holds, from its model_index.json."""
+    if all((folder / file).is_file() for file in ("codec.safetensors", "generator.safetensors")):
+        return "mini"
     index = folder / "model_index.json"
     try:
         kind = json.loads(index.read_bytes())["_class_name"]

@@ -59,7 +59,12 @@ def test_groups_of_the_shipped_model() -> None:
 def test_groups_of_diffusers_networks() -> None:
     from diffusers import UNet3DConditionModel, UNetMotionModel, WanTransformer3DModel
 
-    small = {"block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8, "cross_attention_dim": 16}
+    small = {
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "cross_attention_dim": 16,
+    }
     with torch.device("meta"):
         motion = UNetMotionModel(
             **small,
@@ -73,13 +78,27 @@ def test_groups_of_diffusers_networks() -> None:
             up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
             attention_head_dim=8,
         )
-        wan = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=12, ffn_dim=32, num_layers=2, text_dim=16)
+        wan = WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, ffn_dim=32, num_layers=2, text_dim=16
+        )
     for network, family, groups in (
-        (motion, "animatediff", {"temporal_attention", "spatial_attention", "resblocks", "resampling", "embeddings", "ends"}),
+        (
+            motion,
+            "animatediff",
+            {"temporal_attention", "spatial_attention", "resblocks", "resampling", "embeddings", "ends"},
+        ),
         (
             crafter,
             "dynamicrafter-diffusers",
-            {"temporal_attention", "temporal_conv", "spatial_attention", "resblocks", "resampling", "embeddings", "ends"},
+            {
+                "temporal_attention",
+                "temporal_conv",
+                "spatial_attention",
+                "resblocks",
+                "resampling",
+                "embeddings",
+                "ends",
+            },
         ),
         (wan, "wan", {"attention", "text_attention", "feed_forward", "modulation", "embeddings", "other"}),
     ):
@@ -95,7 +114,9 @@ def test_selection() -> None:
     assert select(names, ["embeddings", "temporal_attention"]) == [names[0], names[2]]
     assert select(names, [r"re:\.1\.\d\."]) == names[:2]
     assert select(names, ["all"]) == names
-    with pytest.raises(ConfigError, match='matches none of the 3 tensors.*use all, embeddings, spatial_attention'):
+    with pytest.raises(
+        ConfigError, match="matches none of the 3 tensors.*use all, embeddings, spatial_attention"
+    ):
         select(names, ["projector"])
     with pytest.raises(ConfigError, match="no table of groups knows"):
         select(["a.weight"], ["temporal_attention"])
