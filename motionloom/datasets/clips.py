@@ -128,7 +128,7 @@ class ClipFolder(TrainingDataset):
             window = window[:, :, ::-1]
         sample: Sample = {"frames": to_pixels(window)}
         if self.masks is not None:
-            mask = self._read_mask(source, len(clip))[cut]
+            mask = self._read_mask(source, len(clip))[cut].copy()
             sample["masks"] = (
                 to_pixels(mask[:, :, ::-1] if mirrored else mask).mean(0, keepdim=True).add(1).div(2)
             )

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from motionloom.adapters.proxy_mask import in_latent_time
 from motionloom.codecs.base import Gaussian
 from motionloom.codecs.image_autoencoder import ImageAutoencoder
 from motionloom.codecs.wan_autoencoder import WanAutoencoder
@@ -108,13 +110,9 @@ def encode_windows(
 def on_latent_grid(masks: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
     """Masks (B, T, H, W) averaged over the places of a latent grid (f, h, w): (B, f, h, w).
 
-    Where the codec joins frames (f = 1 + (T - 1) / n), latent frame 0 is frame 0 and every further one the mean of n frames.
+    Where the codec joins frames, latent frame 0 is frame 0 and every further one the mean of the frames it holds.
     """
-    f, h, w = size
-    small = torch.nn.functional.adaptive_avg_pool2d(masks, (h, w))
-    joined = (masks.shape[1] - 1) // (f - 1) if f > 1 else 1
-    moving = small[:, 1:].unflatten(1, (f - 1, joined)).mean(dim=2)
-    return torch.cat([small[:, :1], moving], dim=1)
+    return in_latent_time(F.adaptive_avg_pool2d(masks, (size[1], size[2])), size[0])
 
 
 @dataclass(frozen=True)

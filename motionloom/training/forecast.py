@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from motionloom.datasets.base import TrainingDataset
 from motionloom.errors import UserError
 from motionloom.training import randomness
-from motionloom.training.loop import new_optimizer
+from motionloom.training.loop import has_8bit_optimizer, new_optimizer
 from motionloom.training.objectives.base import Objective
 from motionloom.training.precision import autocast
 from motionloom.training.recipe import Recipe
@@ -97,6 +97,7 @@ def _memory(recipe: Recipe, objective: Objective, cost: dict[str, Any]) -> dict[
         p.numel() for params in objective.parameter_groups().values() for p in params if p.requires_grad
     )
     averaged = objective.ema_networks if recipe.ema_decay is not None else ()
+    in_8_bits = recipe.optimizer.kind == "adamw8bit" and has_8bit_optimizer()
     activations = cost["activation_bytes"]
     if activations is not None and recipe.precision == "bf16":
         activations = int(activations * BF16_ACTIVATION_SHARE)
@@ -104,7 +105,7 @@ def _memory(recipe: Recipe, objective: Objective, cost: dict[str, Any]) -> dict[
         "weights": sum(_bytes(network) for network in networks.values()),
         "frozen_weights": sum(_bytes(network) for network in _frozen(objective)),
         "gradients": 4 * trained,
-        "optimizer": 8 * trained,  # Adam: two moments
+        "optimizer": (2 if in_8_bits else 8) * trained,  # Adam: two moments
         "averaged_weights": sum(_bytes(networks[name]) for name in averaged),
         "activations": activations,
     }

@@ -19,6 +19,7 @@ replicated: sharding (FSDP, DeepSpeed) is refused.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import signal
@@ -220,7 +221,9 @@ class TrainingLoop:
         self.accelerator.wait_for_everyone()
 
     def report_refused(self) -> None:
-        """Say and log what the dataset changed on the way in, and which clips it left out and why."""
+        """Say and log what is not as the recipe asks, what the dataset changed, and which clips it left out and why."""
+        if self.recipe.optimizer.kind == "adamw8bit" and not has_8bit_optimizer():
+            self._tell("optimizer", "bitsandbytes is not installed: adamw keeps its moments in 32 bits")
         for note in self.dataset.notes:
             self._tell("data", note)
         for name, reason in self.dataset.refused:
@@ -639,9 +642,11 @@ def _check_fits(recipe: Recipe, world: int) -> None:
 
 
 def new_optimizer(recipe: Recipe, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam or AdamW; weight decay spares vectors (biases, norms)."""
+    """Adam or AdamW, with moments of 8 bits where asked and possible; weight decay spares vectors (biases, norms)."""
     settings = recipe.optimizer
-    cls = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
+    cls: Any = torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW
+    if settings.kind == "adamw8bit" and has_8bit_optimizer():
+        cls = importlib.import_module("bitsandbytes.optim").AdamW8bit
     groups = [
         {"params": [p for p in params if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
@@ -650,6 +655,11 @@ def new_optimizer(recipe: Recipe, params: list[nn.Parameter]) -> torch.optim.Opt
     return cls(
         [group for group in groups if group["params"]], lr=recipe.learning_rate, betas=betas, eps=settings.eps
     )
+
+
+def has_8bit_optimizer() -> bool:
+    """Whether bitsandbytes is installed."""
+    return importlib.util.find_spec("bitsandbytes") is not None
 
 
 def _load_network(name: str, network: nn.Module, tensors: dict[str, Tensor]) -> None:

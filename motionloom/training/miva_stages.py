@@ -184,6 +184,8 @@ class MivaAdapter(Stage):
         from motionloom.training.objectives.miva import MivaObjective
 
         network = to_precision(base.denoiser.network, _dtype(recipe.precision)).to(device)
+        if self.masks is not None:  # every step decodes the masks it predicts
+            to_precision(base.codec.network, network.dtype).to(device)
         if self.gradient_checkpointing:
             network.enable_gradient_checkpointing()
         adapter = new_adapter(
@@ -199,10 +201,25 @@ class MivaAdapter(Stage):
             return MivaObjective(adapter, base, self._lesson(recipe, base), self._showcase(recipe, windows))
 
     def _lesson(self, recipe: Recipe, base: MivaBase) -> Lesson:
-        from motionloom.training.objectives.miva import FramesLesson
+        from motionloom.adapters.proxy_mask import ground_truth_probability
+        from motionloom.training.objectives.miva import FramesAndMasksLesson, FramesLesson
 
-        is_flow = base.denoiser.prediction_type == "flow"
-        return FramesLesson(base, self._noising(base), first_frame_counts=is_flow and self.preset == "released")
+        released, is_flow = self.preset == "released", base.denoiser.prediction_type == "flow"
+        video_counts = released and is_flow
+        if self.masks is None:
+            return FramesLesson(base, self._noising(base), video_counts)
+
+        def chance(step: int) -> float:
+            return ground_truth_probability(step, recipe.steps)
+
+        chances = {"cosine": chance, "half": lambda step: 0.5}
+        return FramesAndMasksLesson(
+            base,
+            self._noising(base),
+            self.masks.levels,
+            chances[self.masks.true_masks],
+            counts=(video_counts, released),
+        )
 
     def _noising(self, base: MivaBase) -> Noising:
         from motionloom.denoisers.animatediff import AnimateDiffBase

@@ -99,7 +99,9 @@ class ClipData(Section):
 
 
 class OptimizerSettings(Section):
-    kind: Literal["adam", "adamw"] = "adam"
+    kind: Literal["adam", "adamw", "adamw8bit"] = Field(
+        "adam", description="adamw8bit is adamw where bitsandbytes is not installed"
+    )
     betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="on matrices and kernels, not on biases and norms")

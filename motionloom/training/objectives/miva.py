@@ -8,7 +8,7 @@ step lasts, its backward pass included, since gradient checkpointing runs the ad
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from motionloom.adapters.adapter import Adapter
+from motionloom.adapters.context import context_of
 from motionloom.adapters.layout import network_of
 from motionloom.adapters.mount import mounted
+from motionloom.adapters.proxy_mask import confidences
 from motionloom.codecs.base import Gaussian
 from motionloom.conditions.asked import Asked
 from motionloom.denoisers.base import Request
 from motionloom.denoisers.miva import MivaBase
 from motionloom.sampling.loop import sample
 from motionloom.training.objectives.autoencoder import as_grid
-from motionloom.training.objectives.noising import Noising
+from motionloom.training.objectives.noising import NUM_LEVELS, Noised, Noising
 from motionloom.video.clip import Clip
 
 PREVIEW_CLIPS = 2
@@ -64,12 +66,85 @@ class FramesLesson:
     ) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """See `Lesson`. Batch: "mean", "logvar" (B, C, f, h, w)."""
         latents = drawn_latents(batch, "", self.base.options.posterior, generator)
-        timestep = self.noising.timesteps(len(latents), generator).to(latents.device)
+        drawn = torch.randint(NUM_LEVELS, (len(latents),), generator=generator, device=generator.device)
+        timestep = self.noising.timesteps.to(drawn.device)[drawn].to(latents.device)
         noised = self.noising.noised(latents, normal_like(latents, generator), timestep)
         shown = with_first_frame(noised.latents, latents)
         prediction = self.base.denoiser(shown, timestep)
-        error = squared_error(prediction, noised.target, self.first_frame_counts)  # (B,)
+        error = squared_errors(prediction, noised.target, self.first_frame_counts).flatten(1).mean(dim=1)  # (B,)
         yield (noised.weight * error).mean(), {"mse": float(error.detach().mean())}
+
+
+@dataclass
+class FramesAndMasksLesson:
+    """Frames and the subject's masks together (M-MIVA): each clip at several noise levels, noisiest first, one update each.
+
+    Attention is biased by the true mask with probability 1/2 (1 + cos(pi k / K)) at step k of K, else by what the prediction at
+    the level before makes of the mask; at the first level there is none.
+
+    Attributes:
+        base, noising: see `FramesLesson`; the base's codec is on the device too, it decodes the predicted masks.
+        levels: per step, all different.
+        chance: step => probability of the true mask.
+        counts: whether frame 0 of (the video, the mask) is in the loss; the release counts the mask's.
+    """
+
+    base: MivaBase
+    noising: Noising
+    levels: int
+    chance: Callable[[int], float]
+    counts: tuple[bool, bool] = (False, False)
+
+    def __call__(
+        self, batch: dict[str, Tensor], step: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """See `Lesson`. Batch: "mean", "logvar", "mask_mean", "mask_logvar" (B, C, f, h, w); "subject" (B, f, h, w), 0..1."""
+        how = self.base.options.posterior
+        video, mask = (drawn_latents(batch, of, how, generator) for of in ("", "mask_"))
+        truth, proxy = batch["subject"].float(), None
+        context = context_of(self.base.denoiser)
+        for level in self._levels(generator):
+            is_true = float(torch.rand((), generator=generator, device=generator.device)) < self.chance(step)
+            shown = truth if is_true else proxy
+            context.show_masks(None if shown is None else shown[:, None])
+            timestep = level.to(video.device).expand(len(video))
+            noised = [self.noising.noised(z, normal_like(z, generator), timestep) for z in (video, mask)]
+            predictions = self._predict(noised, (video, mask), timestep)
+            squares = [
+                squared_errors(prediction, one.target, counts)
+                for prediction, one, counts in zip(predictions, noised, self.counts, strict=True)
+            ]
+            error = torch.cat(squares, dim=2).flatten(1).mean(dim=1)  # (B,)
+            mse, mse_mask = (float(one.detach().mean()) for one in squares)
+            numbers = {"mse": mse, "mse_mask": mse_mask, "true_mask": float(is_true)}
+            yield (noised[0].weight * error).mean(), numbers
+            proxy = self._proxy(noised[1].latents, predictions[1].detach(), timestep, batch)
+
+    def _levels(self, generator: torch.Generator) -> Tensor:
+        """(levels,) timesteps, descending."""
+        drawn = torch.randperm(NUM_LEVELS, generator=generator, device=generator.device)[: self.levels]
+        return self.noising.timesteps.to(drawn.device)[drawn].sort(descending=True).values
+
+    def _predict(self, noised: list[Noised], clean: tuple[Tensor, Tensor], timestep: Tensor) -> list[Tensor]:
+        """Predictions (B, C, f, h, w) of the video and of the mask, from one call of the network."""
+        context = context_of(self.base.denoiser)
+        rows = [with_first_frame(one.latents, z) for one, z in zip(noised, clean, strict=True)]
+        with context.with_masks():
+            if context.modalities_axis == 2:  # [video ; mask] along the frames
+                return list(self.base.denoiser(torch.cat(rows, dim=2), timestep).chunk(2, dim=2))
+            joined = torch.stack(rows, dim=1).flatten(0, 1)  # (B 2, ...), each sample's mask after its video
+            prediction = self.base.denoiser(joined, timestep.repeat_interleave(2))
+        return list(prediction.unflatten(0, (-1, 2)).unbind(1))
+
+    @torch.no_grad()
+    def _proxy(self, noisy: Tensor, prediction: Tensor, timestep: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """What the prediction claims the masks are: confidences (B, f, h, w), frame 0 the given one."""
+        x0 = self.noising.clean(noisy, prediction.float(), timestep)
+        x0 = with_first_frame(x0, batch["mask_mean"].float())
+        size = [side * self.base.codec.factor for side in x0.shape[-2:]]
+        pixels = self.base.codec.decode(x0, x0.new_zeros(len(x0), 3, *size))
+        s = confidences(pixels, (x0.shape[-2], x0.shape[-1]), x0.shape[2])
+        return torch.cat([batch["subject"][:, :1].float(), s[:, 1:]], dim=1)
 
 
 def drawn_latents(batch: dict[str, Tensor], of: str, how: str, generator: torch.Generator) -> Tensor:
@@ -88,10 +163,10 @@ def with_first_frame(latents: Tensor, clean: Tensor) -> Tensor:
     return torch.cat([clean[:, :, :1], latents[:, :, 1:]], dim=2)
 
 
-def squared_error(prediction: Tensor, target: Tensor, first_frame_counts: bool) -> Tensor:
-    """Mean square of each sample, (B,), over frames 1.., or over all."""
+def squared_errors(prediction: Tensor, target: Tensor, first_frame_counts: bool) -> Tensor:
+    """Squared errors of frames 1.., or of all: (B, C, f - 1 or f, h, w)."""
     frames = slice(None) if first_frame_counts else slice(1, None)
-    return (prediction.float() - target)[:, :, frames].square().flatten(1).mean(dim=1)
+    return (prediction.float() - target)[:, :, frames].square()
 
 
 @dataclass(frozen=True)

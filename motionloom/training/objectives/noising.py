@@ -14,11 +14,13 @@ NUM_LEVELS = 1000
 
 
 class Noising(Protocol):
-    """Clean latents <=> noisy ones, at any of the levels training visits."""
+    """Clean latents <=> noisy ones, at any of the levels training visits.
 
-    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` independent draws, (count,), on the generator's device."""
-        ...
+    Attributes:
+        timesteps: (NUM_LEVELS,), those training visits, all equally often.
+    """
+
+    timesteps: Tensor
 
     def noised(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Noised:
         """Latents and noise (B, C, F, h, w) at timesteps (B,), with the base's target and the loss's weight."""
@@ -34,10 +36,7 @@ class EpsilonNoising:
 
     def __init__(self, process: DDPMScheduler) -> None:
         self.abar: Tensor = process.alphas_cumprod
-
-    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """See `Noising`."""
-        return torch.randint(len(self.abar), (count,), generator=generator, device=generator.device)
+        self.timesteps = torch.arange(len(self.abar))
 
     def noised(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Noised:
         """See `Noising`."""
@@ -71,11 +70,7 @@ class FlowNoising:
         bell = torch.exp(-2 * ((1000 * self.sigmas - 500) / 1000) ** 2)
         bell = bell - bell.min()
         self.weights = bell / bell.mean()
-
-    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """See `Noising`."""
-        drawn = torch.randint(NUM_LEVELS, (count,), generator=generator, device=generator.device)
-        return 1000 * self.sigmas.to(drawn.device)[drawn]
+        self.timesteps = 1000 * self.sigmas
 
     def noised(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Noised:
         """See `Noising`."""
