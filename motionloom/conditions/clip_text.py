@@ -87,16 +87,16 @@ class TextTokens:
         self.encoder, self.tokenizer = encoder, tokenizer
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(B, 77, width), float32."""
+        """(B, 77, width), float32, on the encoder's device."""
         return self.encoded(self.tokenizer(texts))
 
     @torch.no_grad()
     def encoded(self, numbers: Tensor) -> Tensor:
-        """Token numbers (B, 77) => (B, 77, width), float32, on the numbers' device."""
+        """Token numbers (B, 77) => (B, 77, width), float32, on the encoder's device."""
         parameter = next(self.encoder.parameters())
         states = self.encoder(input_ids=numbers.to(parameter.device), output_hidden_states=True).hidden_states
         tokens: Tensor = self.encoder.final_layer_norm(states[-2])
-        return tokens.to(numbers.device, torch.float32)
+        return tokens.float()
 
 
 def _padded(texts: Sequence[Sequence[int]], vocabulary: int) -> Tensor:

@@ -25,6 +25,7 @@ STAGES: dict[str, str] = {
     "lamd-generator": "motionloom.training.lamd_stages:LamdGenerator",
     "mini-decoder": "motionloom.training.mini_stages:MiniDecoder",
     "mini-generator": "motionloom.training.mini_stages:MiniGenerator",
+    "edg-stage1": "motionloom.training.edg_stages:EdgStage1",
     "miva-adapter": "motionloom.training.miva_stages:MivaAdapter",
 }
 

@@ -314,11 +314,11 @@ def load_256(**options: Any) -> DynamiCrafterBase:
 
 def load_tiny(seed: int = 0, **options: Any) -> DynamiCrafterBase:
     """`tiny-dynamicrafter`: random weights from a seed, same layout, complete with encoders."""
-    device = options.pop("device", None) or "cpu"
+    place, precision = device_and_dtype(options.pop("device", "cpu"), options.pop("dtype", None), HALF)
     chosen = _read_options(options, TINY.name)
     parts = build_random(TINY, seed)
     for network in parts.named().values():
-        network.to(device)
+        network.to(place, precision)
     return DynamiCrafterBase(TINY, parts, HashedWords(TINY.vocabulary), chosen)
 
 

@@ -10,15 +10,20 @@ image tokens:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from motionloom.errors import ConfigError, InputError, WeightsError
 from motionloom.weights import load_strictly
@@ -30,6 +35,7 @@ TEXT_TOKENS = 77
 IMAGE_TOKENS_PER_FRAME = 16
 TRAINED_FRAMES = 16
 
+_LAYERS = (Transformer2DModel, TransformerTemporalModel, ResnetBlock2D, TemporalConvLayer)
 _ImageAttention: Any = IPAdapterAttnProcessor2_0  # its annotations leave out the images it takes
 _UNet3D: Any = UNet3DConditionModel
 
@@ -136,6 +142,12 @@ class DynamiCrafterUNet(nn.Module):
         predicted: Tensor = self.network(latents, timesteps, context, timestep_cond=fps, return_dict=False)[0]
         return predicted
 
+    def checkpoint_gradients(self) -> None:
+        """From now on, training keeps the inputs of layers alone and computes them again in the backward pass."""
+        for module in self.network.modules():
+            if isinstance(module, _LAYERS):
+                module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
+
     def _check(self, latents: Tensor, timesteps: Tensor, context: Tensor, fps: Tensor) -> None:
         batch, channels, frames = latents.shape[:3] if latents.ndim == 5 else (0, 0, 0)
         expected = (batch, TEXT_TOKENS + IMAGE_TOKENS_PER_FRAME * frames, self.config.context_dim)
@@ -226,7 +238,7 @@ class ImageCrossAttention(_ImageAttention):  # type: ignore[misc]
         self.gate = nn.Parameter(torch.zeros(())) if learned_gate else None
 
     def __call__(
-        self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any
+        self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, **unused: Any
     ) -> Tensor:
         """
         Args:
