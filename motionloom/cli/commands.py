@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from motionloom import __version__
-from motionloom.cli import animate, convert, data, evaluate, look, merge, report, train
+from motionloom.cli import animate, convert, data, evaluate, look, merge, report, study, train
 
 app = typer.Typer(
     name="motionloom",
@@ -40,6 +40,7 @@ app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=merge.EPILOG)(merge.merge)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=report.EPILOG)(report.report)
+app.add_typer(study.app, name="study")
 app.add_typer(data.app, name="data")
 app.command(epilog=convert.EPILOG)(convert.convert)
 app.command(epilog=convert.PUSH_EPILOG)(convert.push)
