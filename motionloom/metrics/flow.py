@@ -56,7 +56,7 @@ class LucasKanadeFlow:
     """Pyramidal, iterated Lucas-Kanade (Bouguet 2000) on every pixel, in torch: the last resort without OpenCV."""
 
     name = "lucas-kanade"
-    window_px, iterations, smallest_px = 9, 8, 24
+    window_px, iterations, smallest_px = 9, 5, 24
 
     def __call__(self, first: Frame, second: Frame) -> Tensor:
         a, b = (as_pixels(frame[None]).mean(1, keepdim=True) for frame in (first, second))
@@ -87,7 +87,8 @@ class LucasKanadeFlow:
 
     def _sum(self, x: Tensor) -> Tensor:
         half = self.window_px // 2
-        return F.avg_pool2d(F.pad(x, (half,) * 4, mode="reflect"), self.window_px, 1)
+        across = F.avg_pool2d(F.pad(x, (half,) * 4, mode="reflect"), (1, self.window_px), 1)
+        return F.avg_pool2d(across, (self.window_px, 1), 1)
 
 
 def _gradient(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -161,5 +161,5 @@ def check(
         compare("classes", protocol.classes, len({clip.class_name for clip in clips} - {None}))
     if protocol.subjects and any(clip.subject is None for clip in clips):
         found.append("clips without a subject: no value per subject")
-    found += [f"{one.metric} left out: {one.reason}" for one in left_out]
+    found += [f"{one.metric} left out" for one in left_out]
     return ProtocolCheck(name=name, about=protocol.about, source=protocol.source, deviations=tuple(found))
