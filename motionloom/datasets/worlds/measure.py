@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -52,7 +52,8 @@ def measure_blocks(
     Returns:
         {"clips": scored, "described_by", "p_act", "p_re" in [0, 1] (see `precision`),
         "trajectory_error": table units from where a mover should be, mean over frames and movers,
-        "colour_permanence", "shape_permanence": share of visible blocks that end with the colour or shape they began with,
+        "colour_permanence", "shape_permanence": share of blocks, without contained ones, found in
+        the last frame with the colour or shape they began with,
         "diversity": table units between samples of one first frame, mean over frames, movers and pairs; None without them}
 
     Raises:
@@ -72,10 +73,8 @@ def measure_blocks(
         for seen in seen_in:
             scores.append(precision_of(parse_caption(entry.text or ""), describe(seen, captions)))
             errors += trajectory_errors(scene, seen)
-            colours += [
-                one.looks.colour == scene.blocks[one.number].colour for one in seen if is_visible(one)
-            ]
-            shapes += [one.looks.shape == scene.blocks[one.number].shape for one in seen if is_visible(one)]
+            colours += kept(scene, seen, "colour")
+            shapes += kept(scene, seen, "shape")
         if len(seen_in) > 1:
             spreads.append(diversity(seen_in))
         progress(done, len(entries))
@@ -92,9 +91,14 @@ def measure_blocks(
     }
 
 
-def is_visible(one: Seen) -> bool:
-    """True when a block is seen in the last frame."""
-    return bool(np.isfinite(one.track[-1, 0]))
+def kept(scene: Scene, seen: Sequence[Seen], attribute: Literal["colour", "shape"]) -> list[bool]:
+    """For each block that nothing should come to contain: is it there in the last frame, and looks as it began?"""
+    contained = {movement.contained for movement in scene.movements}
+    return [
+        bool(np.isfinite(one.track[-1, 0])) and getattr(one.looks, attribute) == getattr(block, attribute)
+        for one, block in zip(seen, scene.blocks, strict=True)
+        if one.number not in contained
+    ]
 
 
 def trajectory_errors(scene: Scene, seen: Sequence[Seen]) -> list[float]:
