@@ -72,7 +72,7 @@ def latents_for(base: MiniBase, photos: Tensor, asked: Sequence[Asked], seed: in
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(photos), base.codec.motion.channels, GRID, GRID, generator=generator)
     with torch.no_grad():
-        told = base.denoiser.tell(photos, GRID, GRID)
+        told = base.denoiser.tell(photos, GRID, GRID, generator=generator)
         return sample(base.woven(asked), base.schedule(), noise, told, steps, None)
 
 
@@ -84,7 +84,9 @@ class LastMoment(Once):
         return Times(one, torch.tensor([num_frames - 1]), torch.zeros(1), one, num_frames)
 
 
-def last_flow(base: MiniBase, latent: Tensor, photo: Tensor, asked: Sequence[Asked], size: int = 32) -> Tensor:
+def last_flow(
+    base: MiniBase, latent: Tensor, photo: Tensor, asked: Sequence[Asked], size: int = 32
+) -> Tensor:
     """Backward flow of the last of 16 frames: (size, size, 2)."""
     plan = base.codec.plan(latent[None], photo[None], LastMoment().times(16), base.where(asked, SIZE, SIZE))
     return base.codec.flow(plan, 0, size, size)[0]

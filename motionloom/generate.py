@@ -105,7 +105,7 @@ def generate(
             denoiser,
             base.schedule(request),
             noise,
-            base.condition(request, first),
+            base.condition(request, first, generator),
             request.num_steps,
             generator,
             _stage(progress, "denoising"),

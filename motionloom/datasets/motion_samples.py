@@ -37,9 +37,7 @@ from motionloom.motion.grid import places
 GRID = 16
 FINE = 64
 CAMERAS = tuple(word.name for word in WORDS if word.kind == "rigid")
-TURBULENT = (
-    "fire",
-)  # chaining loses flames: 15.4 dB against 18.7 dB on held-out clips; water, cars and clouds keep theirs
+SEEN = ("traffic",)  # words whose direction the photo shows; that of the others is drawn
 PAINTED = tuple(word.name for word in WORDS if word.kind != "rigid" and not word.learned)
 
 Progress = Callable[[int, int], None]
@@ -149,9 +147,9 @@ def build_real(
         for row, window in enumerate(read_index(windows))
         if window.held_out == held_out and (rendered or window.word)
     ]
-    frames, flows, streams = (
-        np.load(windows / f"{name}.npy", mmap_mode="r") for name in ("frames", "flow", "stream")
-    )
+    # what the decoder draws should fit the frames, what the generator draws should move as they do
+    kind = "flow" if rendered else "stream"
+    frames, flows = (np.load(windows / f"{name}.npy", mmap_mode="r") for name in ("frames", kind))
     usual = usual_speed(windows)
     by_word: dict[str, list[int]] = {}
     for position, (_, window) in enumerate(index_of):
@@ -163,8 +161,7 @@ def build_real(
         rng = np.random.default_rng([seed, index])
         group = groups[index % len(groups)]  # every word equally often
         row, window = index_of[group[int(rng.integers(len(group)))]]
-        direct = rendered or window.word in TURBULENT
-        clip, flow = np.asarray(frames[row]), np.asarray((flows if direct else streams)[row])
+        clip, flow = np.asarray(frames[row]), np.asarray(flows[row])
         if rng.random() < 0.5:
             clip, flow = clip[:, :, ::-1], flow[:, :, ::-1] * np.array([-1, 1], np.float16)
         field = window_fields(clip, flow)
@@ -183,29 +180,37 @@ def build_real(
 
 def usual_speed(windows: Path) -> dict[str, float]:
     """Median over training windows of each word's root-mean-square flow, frame units: amplitude 1 of that word."""
-    flows, streams = (np.load(windows / f"{name}.npy", mmap_mode="r") for name in ("flow", "stream"))
-    sizes: dict[str, list[float]] = {}
-    for row, window in enumerate(read_index(windows)):
-        if window.word and not window.held_out:
-            flow = (flows if window.word in TURBULENT else streams)[row]
-            sizes.setdefault(window.word, []).append(_size(np.asarray(flow)))
-    return {word: float(np.median(values)) for word, values in sizes.items()}
+    return {word: float(np.median([_size(flow) for flow in flows])) for word, flows in _streams(windows).items()}
 
 
-def usual_coherence(windows: Path) -> torch.Tensor:
-    """(K,), median over training windows of each word's coherence (motion_map.Heading); -1 without windows."""
-    out, found = -torch.ones(len(WORDS)), dict[str, list[float]]()
-    flows, streams = (np.load(windows / f"{name}.npy", mmap_mode="r") for name in ("flow", "stream"))
-    for row, window in enumerate(read_index(windows)):
-        if window.word and not window.held_out:
-            flow = np.asarray((flows if window.word in TURBULENT else streams)[row]).astype(np.float32)
-            local = torch.from_numpy(flow).permute(0, 3, 1, 2)
+def seen_headings(windows: Path, count: int, seed: int = 0) -> torch.Tensor:
+    """(K, count, 3), headings of training windows, mirrored half of the time: coherence, right, down.
+
+    Coherence is -1 for words without windows; the direction is (0, 0) where the photo shows it.
+    """
+    out, rng = -torch.ones(len(WORDS), count, 3), np.random.default_rng(seed)
+    for word, flows in _streams(windows).items():
+        found = []
+        for flow in flows:
+            local = torch.from_numpy(flow.astype(np.float32)).permute(0, 3, 1, 2)
             heading = heading_of(local, torch.ones(local.shape[-2:]))
-            if heading.coherence is not None:
-                found.setdefault(window.word, []).append(heading.coherence)
-    for word, values in found.items():
-        out[INDEX[word]] = float(np.median(values))
+            if heading.coherence is not None and heading.direction is not None:
+                right, down = (0.0, 0.0) if word in SEEN else heading.direction
+                found.append((heading.coherence, right, down))
+        picked = torch.tensor([found[int(pick)] for pick in rng.integers(len(found), size=count)])
+        picked[count // 2 :, 1] *= -1
+        out[INDEX[word]] = picked
     return out
+
+
+def _streams(windows: Path) -> dict[str, list[npt.NDArray[np.float16]]]:
+    """The chained flows of each word's training windows."""
+    flows = np.load(windows / "stream.npy", mmap_mode="r")
+    found: dict[str, list[npt.NDArray[np.float16]]] = {}
+    for row, window in enumerate(read_index(windows)):
+        if window.word and not window.held_out:
+            found.setdefault(window.word, []).append(np.asarray(flows[row]))
+    return found
 
 
 class Store:

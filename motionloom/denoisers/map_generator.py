@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from motionloom.codecs.fusion_net import Block
-from motionloom.conditions.motion_map import CHANNELS
+from motionloom.conditions.motion_map import CHANNELS, Heading
 from motionloom.conditions.words import WORDS, find
 from motionloom.denoisers.base import MotionCondition, PredictionType
 from motionloom.denoisers.motion_unet import MotionUNet, MotionUNetConfig
 from motionloom.motion.grid import places
 
+HEADINGS = 32  # kept a word
 PHOTO_CELL = 8  # photo pixels per place of the latent grid, along each side
 
 
@@ -48,17 +49,18 @@ class MapGenerator(nn.Module):
     """A `Denoiser` whose condition is a photo and a motion map.
 
     Attributes:
-        coherence: (K,), median coherence of each word learned from clips, -1 for the others: what is told by default.
+        headings: (K, 32, 3), for each word learned from clips 32 headings seen in them (coherence, right, down), of
+            which sampling draws one; coherence -1 for the other words, whose heading stays untold.
     """
 
-    coherence: Tensor
+    headings: Tensor
 
     prediction_type: PredictionType = "flow"
 
     def __init__(self, config: MapGeneratorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or MapGeneratorConfig()
-        self.register_buffer("coherence", -torch.ones(len(WORDS)))
+        self.register_buffer("headings", -torch.ones(len(WORDS), HEADINGS, 3))
         self.photo = PhotoEncoder(config.content_channels)
         self.unet = MotionUNet(
             MotionUNetConfig(
@@ -76,23 +78,30 @@ class MapGenerator(nn.Module):
             prediction_type="flow",
         )
 
-    def tell(self, photo: Tensor, height: int, width: int, offset: Tensor | None = None) -> Told:
-        """What the network is told of the photo, computed once for all steps.
+    def tell(
+        self,
+        photo: Tensor,
+        height: int,
+        width: int,
+        offset: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Told:
+        """What the network is told beside the motion map, once for all steps.
 
         Args:
             photo: (B, 3, 8 height, 8 width), -1..1.
             height, width: the latent grid.
             offset: (B, 2), where the middle of the whole picture lies if the photo is a part of it, frame units.
+            generator: draws a heading for every word and photo, as a wind is drawn; None leaves them untold.
         """
         xy = places(height, width).to(photo).expand(len(photo), -1, -1, -1)
         if offset is not None:
             xy = xy - offset[:, None, None]
-        return Told(torch.cat([2 * xy.permute(0, 3, 1, 2), self.photo(photo)], 1))
-
-    def usual_coherence(self, word: str) -> float | None:
-        """How far a word's motion moves as one, or None where the network was not told."""
-        value = float(self.coherence[find(word)])
-        return value if value >= 0 else None
+        headings = None
+        if generator is not None:
+            picks = torch.randint(HEADINGS, (len(photo), len(WORDS)), generator=generator)
+            headings = self.headings.cpu()[torch.arange(len(WORDS)), picks]
+        return Told(torch.cat([2 * xy.permute(0, 3, 1, 2), self.photo(photo)], 1), headings)
 
     def forward(self, latents: Tensor, timestep: Tensor, condition: MotionCondition) -> Tensor:
         """(B, d, h, w), (B,) in 0..1000 => noise - latents, (B, d, h, w)."""
@@ -102,9 +111,17 @@ class MapGenerator(nn.Module):
 
 @dataclass(frozen=True)
 class Told:
-    """A photo's places and features: (B, 2 + c, h, w)."""
+    """A photo's places and features, (B, 2 + c, h, w), and a heading for every word, (B, K, 3)."""
 
     photo: Tensor
+    headings: Tensor | None = None
+
+    def heading(self, sample: int, word: str) -> Heading:
+        """The heading drawn for a word."""
+        if self.headings is None or self.headings[sample, find(word), 0] < 0:
+            return Heading()
+        coherence, right, down = self.headings[sample, find(word)].tolist()
+        return Heading(coherence, (right, down) if right or down else None)
 
     def with_map(self, motion_map: Tensor) -> MotionCondition:
         """Joined with a motion map (B, CHANNELS, h, w)."""

@@ -53,9 +53,11 @@ class MiniBase(Base):
         """See `Base`."""
         return rectified_flow()
 
-    def condition(self, request: Request, first_latent: Tensor | None) -> Any:
+    def condition(
+        self, request: Request, first_latent: Tensor | None, generator: torch.Generator
+    ) -> Any:
         """See `Base`."""
-        return self.told(request.photo)
+        return self.told(request.photo, generator)
 
     @contextmanager
     def adapted(self, request: Request) -> Iterator[Denoiser]:
@@ -73,10 +75,11 @@ class MiniBase(Base):
             frames = frames[..., top : top + height, left : left + width]
         return frames
 
-    def told(self, photo: Tensor) -> Any:
-        """What the denoiser is told of a photo (1, 3, H, W), -1..1."""
+    def told(self, photo: Tensor, generator: torch.Generator | None = None) -> Any:
+        """What the denoiser is told of a photo (1, 3, H, W), -1..1; `generator` draws the headings."""
         h, w = self.codec.latent_shape(self.num_frames, *photo.shape[-2:])[1:]
-        return self.denoiser.tell(resize_maps(photo, PHOTO_CELL * h, PHOTO_CELL * w), h, w)
+        small = resize_maps(photo, PHOTO_CELL * h, PHOTO_CELL * w)
+        return self.denoiser.tell(small, h, w, generator=generator)
 
     def woven(self, asked: Sequence[Asked]) -> Denoiser:
         """The denoiser that moves as asked."""

@@ -126,9 +126,11 @@ class DialledBase(Base):
         """See `Base`."""
         return self._base.schedule(request)
 
-    def condition(self, request: Request, first_latent: Tensor | None) -> Any:
+    def condition(
+        self, request: Request, first_latent: Tensor | None, generator: torch.Generator
+    ) -> Any:
         """See `Base`."""
-        return self._base.condition(request, first_latent)
+        return self._base.condition(request, first_latent, generator)
 
     def decode(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
         """See `Base`."""

@@ -12,8 +12,9 @@ motions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from motionloom.conditions.asked import Asked
@@ -36,7 +37,7 @@ class MapWeave:
 
     def __call__(self, latents: Tensor, timestep: Tensor, condition: Told) -> Tensor:
         """See `Denoiser`; the condition is what the generator was told of the photo."""
-        maps = _map(self.generator, self.asked, 1 - float(timestep.flatten()[0]) / 1000, latents)
+        maps = _map(self.asked, 1 - float(timestep.flatten()[0]) / 1000, latents, condition)
         velocity: Tensor = self.generator(latents, timestep, condition.with_map(maps))
         return velocity
 
@@ -57,29 +58,37 @@ class GuidanceWeave:
         """See `Denoiser`."""
         progress = 1 - float(timestep.flatten()[0]) / 1000
         h, w = latents.shape[-2:]
-        still = self.generator(
-            latents, timestep, condition.with_map(_map(self.generator, [], progress, latents))
-        )
+        still = self.generator(latents, timestep, condition.with_map(_map([], progress, latents, condition)))
         total: Tensor = still
         for one in self.asked:
             alone = self.generator(
                 latents,
                 timestep,
-                condition.with_map(_map(self.generator, [Asked(one.name)], progress, latents)),
+                condition.with_map(_map([Asked(one.name)], progress, latents, condition)),
             )
             total = total + one.weight_at(progress) * one.region_over(h, w) * (alone - still)
         return total
 
 
-def _map(generator: MapGenerator, asked: Sequence[Asked], progress: float, latents: Tensor) -> Tensor:
+def _map(asked: Sequence[Asked], progress: float, latents: Tensor, told: Told) -> Tensor:
+    """A motion map for every sample: (B, CHANNELS, h, w)."""
     h, w = latents.shape[-2:]
-    parts = [
-        Part(
-            one.name,
-            one.weight_at(progress),
-            one.region_over(h, w),
-            Heading(generator.usual_coherence(one.name), one.direction),
+    drawn = told.headings is not None
+    maps = [
+        motion_map(
+            [
+                Part(one.name, one.weight_at(progress), one.region_over(h, w), _heading(one, told, sample))
+                for one in asked
+            ],
+            h,
+            w,
         )
-        for one in asked
+        for sample in range(len(latents) if drawn else 1)
     ]
-    return motion_map(parts, h, w).to(latents)[None].expand(len(latents), -1, -1, -1)
+    return torch.stack(maps).to(latents).expand(len(latents), -1, -1, -1)
+
+
+def _heading(one: Asked, told: Told, sample: int) -> Heading:
+    """The direction asked for goes before the one drawn."""
+    drawn = told.heading(sample, one.name)
+    return drawn if one.direction is None else replace(drawn, direction=one.direction)

@@ -206,12 +206,12 @@ class MiniGenerator(MiniStage):
         return self._told_of_clips(MapGenerator(config), motion)
 
     def _told_of_clips(self, generator: MapGenerator, motion: LinearMotion) -> Objective:
-        """The generator knows how far the clips' motions move as one."""
-        from motionloom.datasets.motion_samples import usual_coherence
+        """The generator keeps headings that the clips' motions had."""
+        from motionloom.datasets.motion_samples import seen_headings
         from motionloom.training.objectives.mini import MiniGeneratorObjective
 
         if self.real:
-            generator.coherence.copy_(usual_coherence(self.windows()))
+            generator.headings.copy_(seen_headings(self.windows(), generator.headings.shape[1]))
         return MiniGeneratorObjective(generator, motion)
 
     def dataset(self, recipe: Recipe) -> TrainingDataset:

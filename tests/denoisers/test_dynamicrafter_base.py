@@ -64,7 +64,7 @@ def test_words_stay_within_what_was_trained(base: DynamiCrafterBase) -> None:
 def test_the_first_frame_is_encoded_once_and_repeated(base: DynamiCrafterBase) -> None:
     one = request()
     first = base.encode(one, torch.Generator().manual_seed(0))
-    told = base.condition(one, first)
+    told = base.condition(one, first, torch.Generator())
     assert first.shape == (1, 4, 1, 8, 8)
     assert torch.equal(told.still, first.expand(-1, -1, 4, -1, -1))
     nothing = told.dropped(text=True, image=True)
@@ -80,7 +80,7 @@ def test_interpolation_and_loop() -> None:
     tiny = load_tiny()
     base = DynamiCrafterBase(config, tiny.parts, tiny.text.tokenizer)
     loop = request(loop=True)
-    still = base.condition(loop, base.encode(loop, torch.Generator())).still
+    still = base.condition(loop, base.encode(loop, torch.Generator()), torch.Generator()).still
     assert torch.equal(still[:, :, 0], still[:, :, -1]) and not still[:, :, 1:-1].any()
     assert clip(base, loop=True).shape == (4, 64, 64, 3)
     with pytest.raises(ConfigError, match="no last one was given"):
@@ -88,7 +88,7 @@ def test_interpolation_and_loop() -> None:
     ml.Clip(np.full((1, 32, 32, 3), 200, np.uint8), 8.0).save("end")
     picture = next(Path("end").glob("*.png"))
     between = DynamiCrafterBase(config, tiny.parts, tiny.text.tokenizer, DynamiCrafterOptions(ending=picture))
-    still = between.condition(request(), base.encode(request(), torch.Generator())).still
+    still = between.condition(request(), base.encode(request(), torch.Generator()), torch.Generator()).still
     assert still[:, :, -1].any() and not torch.equal(still[:, :, 0], still[:, :, -1])
     with pytest.raises(ConfigError, match="first frame given alone"):
         clip(tiny, loop=True)

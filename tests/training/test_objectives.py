@@ -386,6 +386,7 @@ def test_generator_learns_one_batch() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_overfits_eight_clips() -> None:
     """PSNR above 30 dB on eight clips, far above copying the first frame and above any picture at rest."""
     torch.manual_seed(0)

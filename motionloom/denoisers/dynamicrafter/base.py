@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from motionloom.adapters.text_adapter import TextAdapter
 from motionloom.codecs.image_autoencoder import ImageAutoencoder
@@ -127,7 +127,9 @@ class DynamiCrafterBase(Base):
         """See `Base`: a sample of the posterior, as released; encoded once for all frames."""
         return self.autoencoder.encode(request.photo[:, :, None], generator)
 
-    def condition(self, request: Request, first_latent: Tensor | None) -> VideoCondition:
+    def condition(
+        self, request: Request, first_latent: Tensor | None, generator: torch.Generator
+    ) -> VideoCondition:
         """See `Base`."""
         assert first_latent is not None
         frames = request.num_frames
@@ -290,7 +292,7 @@ def load_dynamicrafter(
     place, precision = device_and_dtype(device, dtype, HALF)
     config, parts = read_folder(path) if path.is_dir() else load_checkpoint(path)
     for network in parts.named().values():
-        network.to(place, precision)
+        nn.Module.to(network, place, precision)  # diffusers' own warns of modules it does not have
     own = path / "tokenizer"
     tokenizer = ClipWords(own if own.is_dir() else _cached_vocabulary(), FETCH_VOCABULARY)
     name = path.name if path.is_dir() else None
@@ -318,7 +320,7 @@ def load_tiny(seed: int = 0, **options: Any) -> DynamiCrafterBase:
     chosen = _read_options(options, TINY.name)
     parts = build_random(TINY, seed)
     for network in parts.named().values():
-        network.to(place, precision)
+        nn.Module.to(network, place, precision)  # diffusers' own warns of modules it does not have
     return DynamiCrafterBase(TINY, parts, HashedWords(TINY.vocabulary), chosen)
 
 

@@ -36,6 +36,15 @@ from motionloom.video.clip import Clip
 PREVIEW_CLIPS = 2
 ADAPTER_FILE, PREVIEW_FILE = "adapter.safetensors", "preview.mp4"
 
+# part of a parameter's name -> what it belongs to
+PARTS = {
+    ".cfa.weighting.": "adaptive weighting",
+    ".cfa.mask.": "mask stream",
+    ".cfa.": "cross-frame attention",
+    ".ca_background.": "background",
+    ".ca.": "text-free cross-attention",
+}
+
 
 class Lesson(Protocol):
     """What an adapter is shown in one step, while it is mounted."""
@@ -71,7 +80,9 @@ class FramesLesson:
         noised = self.noising.noised(latents, normal_like(latents, generator), timestep)
         shown = with_first_frame(noised.latents, latents)
         prediction = self.base.denoiser(shown, timestep)
-        error = squared_errors(prediction, noised.target, self.first_frame_counts).flatten(1).mean(dim=1)  # (B,)
+        error = (
+            squared_errors(prediction, noised.target, self.first_frame_counts).flatten(1).mean(dim=1)
+        )  # (B,)
         yield (noised.weight * error).mean(), {"mse": float(error.detach().mean())}
 
 
@@ -79,8 +90,8 @@ class FramesLesson:
 class FramesAndMasksLesson:
     """Frames and the subject's masks together (M-MIVA): each clip at several noise levels, noisiest first, one update each.
 
-    Attention is biased by the true mask with probability 1/2 (1 + cos(pi k / K)) at step k of K, else by what the prediction at
-    the level before makes of the mask; at the first level there is none.
+    Attention is biased by the true mask with a probability of 1/2 (1 + cos(pi k / K)) at step k of K, else by what the
+    prediction at the level before makes of the mask; at the first level there is none.
 
     Attributes:
         base, noising: see `FramesLesson`; the base's codec is on the device too, it decodes the predicted masks.
@@ -98,7 +109,7 @@ class FramesAndMasksLesson:
     def __call__(
         self, batch: dict[str, Tensor], step: int, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """See `Lesson`. Batch: "mean", "logvar", "mask_mean", "mask_logvar" (B, C, f, h, w); "subject" (B, f, h, w), 0..1."""
+        """See `Lesson`. Batch: "mean", "logvar", "mask_mean", "mask_logvar" (B, C, f, h, w); "subject" (B, f, h, w)."""
         how = self.base.options.posterior
         video, mask = (drawn_latents(batch, of, how, generator) for of in ("", "mask_"))
         truth, proxy = batch["subject"].float(), None
@@ -201,6 +212,14 @@ class MivaObjective:
         """See `Objective`: "adapter"."""
         return {"adapter": list(self.adapter.parameters())}
 
+    def part_sizes(self) -> dict[str, dict[str, int]]:
+        """Parameters of each part of the adapter, for forecasts."""
+        sizes: dict[str, int] = {}
+        for name, parameter in self.adapter.named_parameters():
+            part = next((part for key, part in PARTS.items() if key in name), "temporal low rank")
+            sizes[part] = sizes.get(part, 0) + parameter.numel()
+        return {"adapter": sizes}
+
     def losses(
         self, batch: dict[str, Tensor], step: int, generator: torch.Generator
     ) -> Iterator[tuple[str, Tensor, dict[str, float]]]:
@@ -241,7 +260,7 @@ class MivaObjective:
             first = self.base.encode(request, generator)
             noise = self.base.start_noise(request)(first, self.base.latent_shape(request), generator)
             with self.base.adapted(request) as denoiser:
-                condition = self.base.condition(request, first)
+                condition = self.base.condition(request, first, generator)
                 schedule = self.base.schedule(request)
                 latents = sample(denoiser, schedule, noise, condition, show.num_steps, generator)
             return self.base.decode(latents, request)
