@@ -23,6 +23,7 @@ class SpatialParts(nn.Module):
     def __init__(self, channels: int, layout: Layout, settings: AdapterSettings) -> None:
         super().__init__()
         masks = settings.masks
+        self.copies_out = masks is not None and masks.out_start == "base"
         self.cfa: CrossFrameAttention | None = None
         self.ca: TextFreeCrossAttention | None = None
         self.ca_background: TextFreeCrossAttention | None = None
@@ -38,6 +39,8 @@ class SpatialParts(nn.Module):
     def reset(self, generator: torch.Generator, attn: Any) -> None:
         if self.cfa is not None:
             self.cfa.reset(generator, attn)
+            if self.copies_out:
+                self.cfa.copy_base_out(attn)
         for part in (self.ca, self.ca_background):
             if part is not None:
                 part.reset(generator)

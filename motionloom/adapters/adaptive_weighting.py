@@ -1,4 +1,4 @@
-"""How much of the first and of the previous frame: two weights from the time embedding (section 3.2)."""
+"""How much of the first and of the previous frame: two weights from the time embedding (section 3.3.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks as attention biases: tokens of the same side attend to each other (section 3.4, Eq. 3; S5, S6).
+"""Masks as attention biases: tokens of the same side attend to each other (section 3.4.1, Eq. 3; B.2.1, S5, S6).
 
     B(p, q) = log( s_p s_q + (1 - s_p)(1 - s_q) + eps ), clamped to <= 0
 

@@ -1,4 +1,5 @@
-"""Several adapters in one block: their outputs summed with their weights (S4), each mask stream with its own adapter."""
+"""Several adapters in one block: their outputs summed with their weights (section 3.5, S4), each mask stream with its
+own adapter."""
 
 from __future__ import annotations
 

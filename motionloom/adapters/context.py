@@ -115,7 +115,8 @@ class MotionContext:
                 "masks were given, but no mounted adapter is masked", fix="mount an M-MIVA adapter"
             )
         shown = confidences[None] if confidences.ndim == 4 else confidences
-        if shown.ndim != 5 or shown.shape[1] != self.num_masked or shown.min() < 0 or shown.max() > 1:
+        outside = not shown.is_meta and (shown.min() < 0 or shown.max() > 1)
+        if shown.ndim != 5 or shown.shape[1] != self.num_masked or outside:
             raise InputError(
                 f"got masks of shape {tuple(confidences.shape)}, expected ({self.num_masked}, frames, h, w) in 0..1",
                 fix="give one mask for each masked adapter",

@@ -1,4 +1,4 @@
-"""Cross-frame attention: every frame looks at the first and at the previous one (section 3.2, Eq. 2)."""
+"""Cross-frame attention: every frame looks at the first and at the previous one (section 3.3.1, Eq. 2)."""
 
 from __future__ import annotations
 
@@ -41,14 +41,18 @@ class QueryAndOut(nn.Module):
 
     def query(self, x: Tensor, attn: Any) -> Tensor:
         """(B, F, N, C) => W'_Q x, through the base's query norm."""
-        q = self.to_q(x.to(_dtype(self.to_q)))
         if isinstance(self.to_q, LowRank):
-            q = attn.to_q(x) + q.to(x.dtype)
+            q = attn.to_q(x) + self.to_q(x)
+        else:
+            q = self.to_q(x.to(self.to_q.weight.dtype)).to(x.dtype)
         return normed_queries(attn, q)
 
     def out(self, mixed: Tensor) -> Tensor:
         """(B, F, N, C) => W'_O mixed + b'_O."""
-        projected: Tensor = self.to_out(mixed.to(_dtype(self.to_out)))
+        if isinstance(self.to_out, LowRank):
+            low_rank: Tensor = self.to_out(mixed)
+            return low_rank
+        projected: Tensor = self.to_out(mixed.to(self.to_out.weight.dtype))
         return projected.to(mixed.dtype)
 
     @torch.no_grad()
@@ -136,6 +140,13 @@ class CrossFrameAttention(nn.Module):
             assert isinstance(pair, QueryAndOut)
             pair.reset(generator, attn)
 
+    def copy_base_out(self, attn: Any) -> None:
+        """W'_O of the mask stream as the base's: the released start of a U-Net."""
+        frozen = getattr(attn.to_out[0], "base_layer", attn.to_out[0])
+        for pair in self.mask.values():
+            assert isinstance(pair, QueryAndOut) and isinstance(pair.to_out, nn.Linear)
+            pair.to_out.load_state_dict(frozen.state_dict())
+
 
 def reference_frames(num_frames: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Which frames each frame looks at: (F,) of zeros, and (F,) of max(i - 1, 0)."""
@@ -157,7 +168,3 @@ def _cross(pair: nn.Module, x: Tensor, seen: list[KeysValues], attn: Any, bias: 
     rows = (tensor.flatten(0, 1) for tensor in (q, k, v))
     mixed = attend(*rows, attn.heads, bias, getattr(attn.processor, "_attention_backend", None))
     return pair.out(mixed.unflatten(0, x.shape[:2]))
-
-
-def _dtype(layer: nn.Linear | LowRank) -> torch.dtype:
-    return layer.lora_A.weight.dtype if isinstance(layer, LowRank) else layer.weight.dtype

@@ -22,9 +22,9 @@ class LowRank(nn.Module):
         self.lora_B = nn.Linear(rank, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) => (..., out)."""
-        up: Tensor = self.lora_B(self.lora_A(x))
-        return up * self.scale
+        """(..., in) => (..., out), computed in its own precision and handed back in that of x."""
+        up: Tensor = self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)))
+        return (up * self.scale).to(x.dtype)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator, gaussian: bool = False) -> None:
@@ -39,7 +39,7 @@ class LowRank(nn.Module):
 
 
 class TemporalSelfAttention(nn.Module):
-    """A base's temporal self-attention with low-rank parts on q, k, v and out (section 3.3).
+    """A base's temporal self-attention with low-rank parts on q, k, v and out (section 3.3.3).
 
     q, k and v read what the frozen projections read, position code included; out reads the attention's output.
     """

@@ -1,4 +1,4 @@
-"""The masks that M-MIVA biases attention by, read off its own prediction (section 3.4).
+"""The masks that M-MIVA biases attention by, read off its own prediction (section 3.4.1).
 
 noisy mask latents, prediction => x0 in one step => pixels => confidences on the latent grid
 """
@@ -89,5 +89,7 @@ def in_latent_time(s: Tensor, latent_frames: int) -> Tensor:
 
 
 def ground_truth_probability(iteration: int, iterations: int) -> float:
-    """How often training shows true masks instead of predicted ones: 1 at the start, 0 at the end, a cosine between."""
+    """How often training shows true masks instead of predicted ones (section 3.4.2): 1 at the start, 0 at the end, a cosine
+    between.
+    """
     return 0.5 * (1 + math.cos(math.pi * iteration / iterations))

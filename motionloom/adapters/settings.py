@@ -76,6 +76,7 @@ class Masks(Part):
         gate: the text-free part of video tokens is multiplied by the mask, "hard" (> 0.5) or "soft".
         temporal: temporal attention of each modality on its own, biased by the mask ("split_masked"); on its own, unbiased
             ("split"); or over frames and masks together ("joint").
+        out_start: W'_O of the mask stream starts at "zero", or as a copy of the "base"'s (released, full rank alone).
         background_score: of overlapping masks: 1 - max_k s_k ("complement") or the constant 0.5 ("half").
     """
 
@@ -86,6 +87,7 @@ class Masks(Part):
     background: bool = False
     gate: Literal["hard", "soft"] = "hard"
     temporal: Literal["split_masked", "split", "joint"] = "split_masked"
+    out_start: Literal["zero", "base"] = "zero"
     background_score: Literal["complement", "half"] = "complement"
 
 
@@ -100,7 +102,9 @@ class AdapterSettings(Part):
 
 
 _PAPER_MASKS = Masks(image_guidance=False)
-_RELEASED_MASKS = Masks(bias="equality", pooling="log_bias", first_sees_itself=False, temporal="joint")
+_RELEASED_MASKS = Masks(
+    bias="equality", pooling="log_bias", first_sees_itself=False, temporal="joint", out_start="base"
+)
 _DIT_RELEASED_MASKS = Masks(pooling="log_bias", first_sees_itself=False, background=True, gate="soft")
 _DIT_TEXT_FREE = TextFree(rank=128, bias=True)
 

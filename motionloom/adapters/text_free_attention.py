@@ -1,4 +1,4 @@
-"""Cross-attention without text: what a learnt prompt would do, as a small map of the query (section 3.2, Eq. 1)."""
+"""Cross-attention without text: what a learnt prompt would do, as a small map of the query (section 3.3.2)."""
 
 from __future__ import annotations
 

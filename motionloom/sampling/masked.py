@@ -1,4 +1,5 @@
-"""Masked MIVA as one `Denoiser`: subject masks are denoised beside the video at a few steps, and bias the others.
+"""Masked MIVA as one `Denoiser` (section 3.4.3): subject masks are denoised beside the video at a few steps, and bias the
+others.
 
     with mounted(network, [(masked_adapter, 1.0)]):
         denoiser = MaskedDenoiser(text_free_network, context_of(network), masks, scheduler, num_steps)
@@ -43,10 +44,10 @@ class SubjectMasks:
     decode: Callable[[Tensor, Tensor], Tensor]
 
 
-def mask_steps(num_steps: int, inclusive: bool = False) -> list[int]:
-    """Which steps compute masks: of 50, 0, 5, ..., 35, the paper's eight; `inclusive` adds 40, the release's ninth."""
+def mask_steps(num_steps: int, released: bool = False) -> list[int]:
+    """Which steps compute masks: of 50, 0, 5, ..., 35, the paper's eight; `released` adds 40, the official code's ninth."""
     stride = max(1, num_steps // MASK_STEPS)
-    count = COMPUTED + inclusive
+    count = COMPUTED + released
     return list(range(0, num_steps, stride))[:count]
 
 
@@ -54,8 +55,8 @@ class MaskedDenoiser:
     """Predicts the video; keeps, denoises and decodes the masks on its own. One object denoises one clip.
 
     At a mask step the network sees [video ; S^1 ; ... ; S^K], and each mask latent takes one step to the next mask step's
-    noise level. What it claims the masks will be biases attention from the next mask step on, so the first stride of
-    steps is unbiased; between mask steps the video passes alone under the biases kept.
+    noise level. What it claims the masks will be biases attention from the next step on; between mask steps the
+    video passes alone under the biases kept.
 
     Args:
         denoiser: of the network, under mounted adapters of which K are masked.
@@ -63,7 +64,8 @@ class MaskedDenoiser:
         masks: of the K subjects, in mounting order.
         scheduler: a fresh one of the video's kind, for its noise levels.
         num_steps: of the video.
-        inclusive: see `mask_steps`.
+        released: as the official code: nine mask steps, and what a mask step predicts waits for the next one, so that the
+            first five of 50 steps are unbiased. The paper says "subsequent time steps".
 
     Raises:
         InputError: another number of masks than of masked adapters.
@@ -76,7 +78,7 @@ class MaskedDenoiser:
         masks: SubjectMasks,
         scheduler: Any,
         num_steps: int,
-        inclusive: bool = False,
+        released: bool = False,
     ) -> None:
         if len(masks.latents) != context.num_masked or len(masks.pictures) != context.num_masked:
             raise InputError(
@@ -86,10 +88,11 @@ class MaskedDenoiser:
         scheduler.set_timesteps(num_steps)
         self.denoiser, self.context, self.masks, self.scheduler = denoiser, context, masks, scheduler
         self.timesteps = [float(t) for t in scheduler.timesteps]
-        self.steps = mask_steps(len(self.timesteps), inclusive)
+        self.steps = mask_steps(len(self.timesteps), released)
         self.stride = self.steps[1] - self.steps[0] if len(self.steps) > 1 else 1
         self.latents: list[Tensor] = []  # K of (1, C, F, h, w)
         self.index = 0
+        self._delay = self.stride if released else 1
         self._due: dict[int, Tensor] = {}  # step -> masks that bias from it on
         context.show_masks(None)
 
@@ -115,7 +118,7 @@ class MaskedDenoiser:
             self.latents = [self.masks.start(clean, shape, generator) for clean in self.masks.latents]
         with self.context.with_masks():
             prediction = self._joint(latents, timestep, condition)
-        self._due[step + self.stride] = self._advance(step, prediction[1:])
+        self._due[step + self._delay] = self._advance(step, prediction[1:])
         return prediction[0]
 
     def _joint(self, latents: Tensor, timestep: Tensor, condition: Any) -> list[Tensor]:

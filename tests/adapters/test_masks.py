@@ -220,6 +220,15 @@ def test_background_part_blends_softly(wan: Any) -> None:
         assert torch.allclose(got, 0.25 * parts.ca(q) + 0.75 * parts.ca_background(q), atol=1e-5)
 
 
+def test_start_of_the_mask_stream(unet: Any) -> None:
+    """W'_O: zero by default, the base's in the released U-Net."""
+    path = ml.new_adapter(unet).layout.spatial[0].path
+    for preset, expected in (("default", 0.0), ("released", unet.get_submodule(path).attn1.to_out[0].weight)):
+        cfa = dict(ml.new_adapter(unet, preset, masked=True).spatial())[path].cfa
+        assert cfa is not None and (cfa.mask["both"].to_out.weight == expected).all()
+        assert not cfa.video["both"].to_out.weight.any()
+
+
 def test_biases_are_computed_once_for_the_masks_shown(unet: Any) -> None:
     with ml.mounted(unet, [(moved(unet, masked=True), 1.0)]):
         context = context_of(unet)
@@ -324,7 +333,7 @@ def test_mask_steps_are_the_papers_eight() -> None:
     scheduler = ddim(stable_diffusion("scaled_linear"))
     scheduler.set_timesteps(50)
     assert [int(scheduler.timesteps[i]) for i in mask_steps(50)] == [981, 881, 781, 681, 581, 481, 381, 281]
-    assert [int(scheduler.timesteps[i]) for i in mask_steps(50, inclusive=True)][-1] == 181
+    assert [int(scheduler.timesteps[i]) for i in mask_steps(50, released=True)][-1] == 181
     assert mask_steps(10) == list(range(8)) and mask_steps(3) == [0, 1, 2]
 
 
@@ -340,9 +349,11 @@ class Counting:
         return predict(self.network, latents, float(timestep[0]))
 
 
-@pytest.mark.parametrize("num_masked", [1, 2])
-def test_masked_sampling(host: Any, num_masked: int) -> None:
-    """One loop over 20 steps: joint calls at the first eight even steps, biases from the next on, frame 0 held."""
+@pytest.mark.parametrize(("num_masked", "released"), [(1, False), (2, False), (1, True)])
+def test_masked_sampling(host: Any, num_masked: int, released: bool) -> None:
+    """One loop over 20 steps: joint calls at the first eight even steps, biases from the next on, frame 0 held. Released:
+    nine joint calls, biases from the second on.
+    """
     from motionloom.sampling.first_frame import HeldFrames
     from motionloom.sampling.loop import sample
     from motionloom.sampling.schedules import ddim, rectified_flow, stable_diffusion
@@ -370,16 +381,19 @@ def test_masked_sampling(host: Any, num_masked: int) -> None:
         network = Counting(host, "epsilon" if is_unet else "flow")
         adapters = [(moved(host, i, masked=True), 1 / num_masked) for i in range(num_masked)]
         with ml.mounted(host, adapters):
-            denoiser = MaskedDenoiser(network, context_of(host), masks, new(), 20)
+            denoiser = MaskedDenoiser(network, context_of(host), masks, new(), 20, released)
             return sample(denoiser, HeldFrames(new()), start, None, 20, None), network.calls
 
     latents, calls = run()
     assert [i for i, (modalities, _) in enumerate(calls) if modalities == 1 + num_masked] == list(
-        range(0, 16, 2)
+        range(0, 18 if released else 16, 2)
     )
-    assert [biased for _, biased in calls] == [False] * 2 + [True] * 18
+    unbiased = 2 if released else 1
+    assert [biased for _, biased in calls] == [False] * unbiased + [True] * (20 - unbiased)
     assert torch.equal(latents[:, :, 0], start[:, :, 0])
-    assert len(decoded) == 8 * num_masked and all(torch.equal(d[:, :, :1], clean) for d in decoded)
+    assert len(decoded) == (8 + released) * num_masked and all(
+        torch.equal(d[:, :, :1], clean) for d in decoded
+    )
     assert torch.equal(run()[0], latents)
 
 
