@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,9 @@ from motionloom.codecs.image_autoencoder import ImageAutoencoder
 from motionloom.denoisers.base import Request
 from motionloom.denoisers.hub import FETCH_MOTION, FETCH_SPATIAL, MOTION_REPOSITORY, SPATIAL_REPOSITORY
 from motionloom.denoisers.miva import MivaBase, MivaOptions, read_options
+from motionloom.denoisers.official_files import fill, read_part
 from motionloom.denoisers.pretrained import (
+    class_of,
     device_and_dtype,
     find_folder,
     load_part,
@@ -27,7 +30,7 @@ from motionloom.denoisers.pretrained import (
 from motionloom.denoisers.text_free import TextFreeNetwork
 from motionloom.errors import ConfigError, WeightsError
 from motionloom.sampling.schedules import ddim, stable_diffusion
-from motionloom.weights import load_strictly, load_weights
+from motionloom.weights import load_strictly
 
 NAME = "animatediff-v3"
 HALF = "float16"
@@ -117,8 +120,8 @@ def load_animatediff(
     Args:
         folder: of a diffusers pipeline (unet, vae and motion_adapter), or its hub id; None takes the two official
             hub repositories.
-        motion_module, checkpoint: instead, the official files: v3_sd15_mm and a Stable Diffusion 1.5
-            checkpoint, both as safetensors.
+        motion_module, checkpoint: instead, the official files: v3_sd15_mm.ckpt and a Stable Diffusion 1.5
+            checkpoint, as .ckpt or .safetensors.
         revision: of the hub repository.
         device, dtype: where and how precisely to compute.
         options: see `AnimateDiffOptions`, and convention="default", "paper" or "released".
@@ -135,7 +138,7 @@ def load_animatediff(
         if motion_module is None or checkpoint is None:
             raise ConfigError(
                 "got one of motion_module and checkpoint, expected both",
-                fix="give v3_sd15_mm.safetensors and a Stable Diffusion 1.5 checkpoint",
+                fix="give v3_sd15_mm.ckpt and a Stable Diffusion 1.5 checkpoint",
             )
         network, autoencoder = load_official(motion_module, checkpoint)
         network, autoencoder = network.to(precision), autoencoder.to(precision)
@@ -212,7 +215,7 @@ def _load_folders(
         spatial = motion = find_folder(folder, revision=revision)
         part, fetch, fetch_motion = "motion_adapter", "", ""
     autoencoder = load_part(AutoencoderKL, spatial, "vae", dtype, fetch)
-    if UNetMotionModel.load_config(spatial / "unet").get("_class_name") == "UNetMotionModel":
+    if class_of(spatial / "unet", fetch) == "UNetMotionModel":
         return load_part(UNetMotionModel, spatial, "unet", dtype, fetch), autoencoder
     unet = load_part(UNet2DConditionModel, spatial, "unet", dtype, fetch)
     adapter = load_part(MotionAdapter, motion, part, dtype, fetch_motion)
@@ -247,23 +250,24 @@ def load_official(
     """(network, autoencoder) from a motion module file and a Stable Diffusion checkpoint, every key accounted for.
 
     Raises:
-        WeightsError: a file is no safetensors, or its keys are not those of the model.
+        WeightsError: a file is damaged, or its keys are not those of the model.
     """
     from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
-    tensors = load_weights(checkpoint)[0]
     unet = without_values(lambda: UNet2DConditionModel(**spatial_config))
-    _fill(unet, tensors, "model.diffusion_model.", convert_ldm_unet_checkpoint, checkpoint)
     autoencoder = without_values(lambda: AutoencoderKL(**vae_config))
-    _fill(autoencoder, tensors, "first_stage_model.", convert_ldm_vae_checkpoint, checkpoint)
+    for model, prefix, convert in (
+        (unet, "model.diffusion_model.", convert_ldm_unet_checkpoint),
+        (autoencoder, "first_stage_model.", convert_ldm_vae_checkpoint),
+    ):
+        fill(model, read_part(checkpoint, prefix), partial(convert, config=dict(model.config)), checkpoint)
     sizes = {
         "block_out_channels": tuple(unet.config.block_out_channels),
         "motion_layers_per_block": unet.config.layers_per_block,
     }
     adapter = without_values(lambda: MotionAdapter(**sizes, **motion_config))
-    modules = motion_modules(load_weights(motion_module)[0], motion_module)
-    load_strictly(adapter, modules, motion_module)
+    load_strictly(adapter, motion_modules(read_part(motion_module), motion_module), motion_module)
     return _joined(unet, adapter, motion_module), autoencoder
 
 
@@ -293,27 +297,3 @@ def motion_modules(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) 
                 fix="give the motion module v3",
             )
     return converted
-
-
-def _fill(
-    model: torch.nn.Module,
-    tensors: Mapping[str, Tensor],
-    prefix: str,
-    convert: Any,
-    path: str | os.PathLike[str],
-) -> None:
-    """Fill a model from the part of a checkpoint below a prefix; the converter may drop nothing."""
-    part = {name: value for name, value in tensors.items() if name.startswith(prefix)}
-    if not part:
-        raise WeightsError(
-            f'"{path}" has no tensor below "{prefix}"', fix="give a whole Stable Diffusion 1.5 checkpoint"
-        )
-    converted = convert(dict(part), dict(model.config))
-    if len(converted) != len(part):
-        used = {value.untyped_storage().data_ptr() for value in converted.values()}
-        left = [name for name, value in part.items() if value.untyped_storage().data_ptr() not in used]
-        raise WeightsError(
-            f'"{path}" has {len(left)} tensors that are no part of Stable Diffusion 1.5 ({", ".join(left[:5])})',
-            fix="give the original checkpoint",
-        )
-    load_strictly(model, converted, path)

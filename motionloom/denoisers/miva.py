@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from motionloom.adapters.context import MotionContext
     from motionloom.adapters.motion_weight import MotionWeight
     from motionloom.conditions.asked import Asked
+    from motionloom.sampling.masked import SubjectMasks
 
 Options = TypeVar("Options", bound="MivaOptions")
 
@@ -128,6 +129,11 @@ class MivaBase(Base):
                     f'{self.name} moves by MIVA adapters, "{one.name}" is another kind',
                     fix="see what it is with `motionloom inspect`",
                 )
+            if _is_masked(one) and one.region is None:
+                raise ConfigError(
+                    f'"{one.name}" is a masked adapter, and its subject\'s mask was not given',
+                    fix="give --mask FILE, white where its subject is in the photo",
+                )
         for option, wanted in (("loop", request.loop), ("overscan", request.overscan)):
             if wanted:
                 raise ConfigError(f'{self.name} has no "{option}"', fix="leave it out, or take --base mini")
@@ -151,11 +157,27 @@ class MivaBase(Base):
         """See `Base`: the adapters of all motions side by side, in one pass."""
         from motionloom.adapters.context import context_of
         from motionloom.adapters.mount import mounted
+        from motionloom.sampling.masked import MaskedDenoiser
 
         network = self.denoiser.network
         pairs = [(_beside(network, one.adapter), _weight(one)) for one in request.motions]
+        masked = [one for one in request.motions if _is_masked(one)]
         with mounted(network, pairs, group_norm=self.group_norm):
-            yield Paced(self.denoiser, context_of(network), request.num_steps)
+            context, steps = context_of(network), request.num_steps
+            if masked:
+                subjects = self._subjects(request, masked)
+                yield MaskedDenoiser(self.denoiser, context, subjects, self.scheduler(), steps)
+            else:
+                yield Paced(self.denoiser, context, steps)
+
+    def _subjects(self, request: Request, masked: list[Asked]) -> SubjectMasks:
+        """The masks of masked adapters: encoded as pictures, started and decoded as the video is."""
+        from motionloom.sampling.masked import SubjectMasks
+
+        regions = [torch.from_numpy(one.region) for one in masked if one.region is not None]
+        pictures = [(2 * region - 1).expand(1, 3, -1, -1) for region in regions]
+        latents = [self.codec.encode(picture[:, :, None]) for picture in pictures]
+        return SubjectMasks(pictures, latents, self.start_noise(request), self.codec.decode)
 
     def decode(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
         """See `Base`."""
@@ -184,11 +206,16 @@ class Paced:
         return self.denoiser(latents, timestep, condition)
 
 
+def _is_masked(one: Asked) -> bool:
+    """Whether its adapter denoises the subject's mask beside the video; then its region is that mask, in the photo."""
+    return one.adapter is not None and one.adapter.masked
+
+
 def _weight(one: Asked) -> MotionWeight:
     """A motion's weight, curve over the steps and region, as one."""
     from motionloom.adapters.motion_weight import MotionWeight
 
-    region = None if one.region is None else torch.from_numpy(one.region)
+    region = None if one.region is None or _is_masked(one) else torch.from_numpy(one.region)
     if isinstance(one.weight, tuple):
         return MotionWeight(over_steps=one.weight, region=region)
     return MotionWeight(one.weight, region=region)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,21 @@ def find_folder(source: str | os.PathLike[str], fetch: str = "", revision: str |
         ) from None
 
 
+def class_of(folder: Path, fetch: str = "") -> str:
+    """The diffusers class whose configuration lies in a folder.
+
+    Raises:
+        WeightsError: there is none, or it is damaged.
+    """
+    fix = f"fetch it with `{fetch}`" if fetch else "copy or download the folder again"
+    try:
+        return str(json.loads((folder / "config.json").read_bytes())["_class_name"])
+    except FileNotFoundError:
+        raise WeightsError(f'"{folder}" has no config.json', fix=fix) from None
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise WeightsError(f'"{folder / "config.json"}" is damaged ({problem})', fix=fix) from None
+
+
 def load_part(kind: Any, folder: Path, part: str, dtype: torch.dtype, fetch: str = "") -> Any:
     """One diffusers model out of a folder, every key accounted for.
 
@@ -60,8 +76,7 @@ def load_part(kind: Any, folder: Path, part: str, dtype: torch.dtype, fetch: str
     """
     where = folder / part if part else folder
     fix = f"fetch it with `{fetch}`" if fetch else "copy or download the folder again"
-    if not (where / "config.json").is_file():
-        raise WeightsError(f'"{where}" has no config.json', fix=fix)
+    class_of(where, fetch)
     variant = None if list(where.glob("*model.safetensors*")) else "fp16"
     try:
         with quiet_diffusers():

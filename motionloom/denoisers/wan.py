@@ -17,6 +17,7 @@ from motionloom.codecs.wan_autoencoder import WanAutoencoder
 from motionloom.denoisers.base import Request
 from motionloom.denoisers.hub import FETCH_WAN, WAN_REPOSITORY
 from motionloom.denoisers.miva import MivaBase, MivaOptions, read_options
+from motionloom.denoisers.official_files import fill, read_part
 from motionloom.denoisers.pretrained import (
     device_and_dtype,
     find_folder,
@@ -25,9 +26,8 @@ from motionloom.denoisers.pretrained import (
     without_values,
 )
 from motionloom.denoisers.text_free import TextFreeNetwork
-from motionloom.errors import ConfigError, InputError, WeightsError
+from motionloom.errors import ConfigError, InputError
 from motionloom.sampling.schedules import rectified_flow
-from motionloom.weights import load_strictly, load_weights
 
 NAME = "wan2.1-t2v-1.3b"
 HALF = "bfloat16"
@@ -90,7 +90,7 @@ def load_wan(
 
     Args:
         folder: of a diffusers pipeline (transformer and vae), or its hub id; None takes the official one.
-        transformer, vae: instead, the official files as safetensors.
+        transformer, vae: instead, the official files, as .pth or .safetensors.
         revision: of the hub repository.
         device, dtype: where and how precisely to compute.
         options: see `WanOptions`.
@@ -170,7 +170,7 @@ def load_official(
     """(network, autoencoder) from the official files, every key accounted for.
 
     Raises:
-        WeightsError: a file is no safetensors, or its keys are not those of the model.
+        WeightsError: a file is damaged, or its keys are not those of the model.
     """
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from diffusers.loaders.single_file_utils import (
@@ -180,18 +180,6 @@ def load_official(
 
     network = without_values(lambda: WanTransformer3DModel(**network_config))
     autoencoder = without_values(lambda: AutoencoderKLWan(**(vae_config or {})))
-    _fill(network, convert_wan_transformer_to_diffusers, transformer)
-    _fill(autoencoder, convert_wan_vae_to_diffusers, vae)
+    fill(network, read_part(transformer), convert_wan_transformer_to_diffusers, transformer)
+    fill(autoencoder, read_part(vae), convert_wan_vae_to_diffusers, vae)
     return network, autoencoder
-
-
-def _fill(model: torch.nn.Module, convert: Any, path: str | os.PathLike[str]) -> None:
-    tensors, _ = load_weights(path)
-    count = len(tensors)
-    converted = convert(dict(tensors))
-    if len(converted) != count:
-        raise WeightsError(
-            f'"{path}" has {count} tensors, of which {count - len(converted)} have no place in Wan 2.1',
-            fix="give the official file",
-        )
-    load_strictly(model, converted, path)

@@ -28,7 +28,7 @@ from motionloom.denoisers.base import Base, Request
 from motionloom.denoisers.catalog import BASES, describe_bases
 from motionloom.denoisers.pretrained import fingerprint
 from motionloom.errors import ConfigError, WeightsError
-from motionloom.weights import save_weights
+from motionloom.weights import load_weights, save_weights
 from tests.denoisers import official_layouts as official
 
 TINY = ("tiny-animatediff", "tiny-wan")
@@ -377,18 +377,33 @@ def two_position_tables(motion: dict[str, Tensor], spatial: dict[str, Tensor]) -
     motion[name] = motion[name] + 0.1
 
 
+def not_a_number(motion: dict[str, Tensor], spatial: dict[str, Tensor]) -> None:
+    spatial["model.diffusion_model.out.2.weight"] = spatial["model.diffusion_model.out.2.weight"] / 0
+
+
 def no_autoencoder(motion: dict[str, Tensor], spatial: dict[str, Tensor]) -> None:
     for name in [name for name in spatial if name.startswith("first_stage_model.")]:
         del spatial[name]
+
+
+def test_official_animatediff_files_as_published(tmp_path: Path) -> None:
+    """The motion module is a pickle whose names a data-parallel trainer prefixed."""
+    motion, checkpoint, network, _ = write_official(tmp_path)
+    tensors = {f"module.{name}": value for name, value in load_weights(motion)[0].items()}
+    torch.save({"state_dict": tensors}, tmp_path / "v3_sd15_mm.ckpt")
+    got, _ = read_official(tmp_path / "v3_sd15_mm.ckpt", checkpoint)
+    name = "down_blocks.0.motion_modules.1.transformer_blocks.0.attn2.to_k.weight"
+    assert torch.equal(got.get_parameter(name), network.get_parameter(name))
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (left_over_motion, "1 unexpected (mid_block.motion_modules.0.norm.weight)"),
-        (left_over_spatial, "no part of Stable Diffusion 1.5 (model.diffusion_model.label_emb.0.0.weight)"),
+        (left_over_spatial, "no place in UNet2DConditionModel (model.diffusion_model.label_emb.0.0.weight)"),
         (missing_spatial, "conv_out.weight"),
         (two_position_tables, "two different position tables"),
+        (not_a_number, '"model.diffusion_model.out.2.weight" holds NaN'),
         (no_autoencoder, 'no tensor below "first_stage_model."'),
     ],
 )
