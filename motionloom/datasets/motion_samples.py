@@ -180,7 +180,9 @@ def build_real(
 
 def usual_speed(windows: Path) -> dict[str, float]:
     """Median over training windows of each word's root-mean-square flow, frame units: amplitude 1 of that word."""
-    return {word: float(np.median([_size(flow) for flow in flows])) for word, flows in _streams(windows).items()}
+    return {
+        word: float(np.median([_size(flow) for flow in flows])) for word, flows in _streams(windows).items()
+    }
 
 
 def seen_headings(windows: Path, count: int, seed: int = 0) -> torch.Tensor:

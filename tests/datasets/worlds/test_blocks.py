@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -235,18 +236,22 @@ def test_only_what_moves_changes_and_equals_a_picture_cast_whole() -> None:
     assert difference.max() <= 2, "cast in parts and cast whole must agree"
 
 
-def test_shadows_darken_and_are_soft() -> None:
-    lamp_free = Scene((), ())
-    scene = Scene((Block("sphere", "large", "yellow", "rubber", (0, 0)),), ())
-    bare, shaded = Caster(lamp_free, 64).frame(0)[0].astype(int), Caster(scene, 64).frame(0)
-    rows, columns = np.nonzero(shaded[1])  # a pixel beside the ball is part ball
-    beside = [(rows + i, columns + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-    table = np.ones((64, 64), bool)
-    for place in beside:
-        table[place] = False
-    loss = (bare - shaded[0])[..., 0][table]
-    assert loss.min() >= -1 and loss.max() > 40
-    assert ((loss > 8) & (loss < 30)).sum() > 15  # half-shadow
+def test_shadows_darken_and_are_softer_from_higher_up() -> None:
+    """The half-shadow of a lamp of some width grows with the height of what throws it."""
+    bare = Caster(Scene((), ()), 64).frame(0)[0].astype(int)
+    ball = Block("sphere", "large", "yellow", "rubber", (0, 0))
+    caster = Caster(Scene((ball,), (Movement(0, "pick-place", 0, 39, (1.2, 0)),)), 64)
+    shares = []
+    for tick in (0.0, 20.0):  # on the table, two units above it
+        picture, mask = caster.frame(tick)
+        rows, columns = np.nonzero(mask)
+        table = np.ones((64, 64), bool)
+        for i, j in itertools.product((-1, 0, 1), repeat=2):  # a pixel beside the ball is part ball
+            table[np.clip(rows + i, 0, 63), np.clip(columns + j, 0, 63)] = False
+        loss = (bare - picture)[..., 0][table]
+        assert loss.min() >= -1 and loss.max() > 40
+        shares.append(((loss > 8) & (loss < 35)).sum() / (loss > 8).sum())
+    assert shares[1] > 1.5 * shares[0] and shares[1] > 0.35
 
 
 # The folder

@@ -129,13 +129,22 @@ class Observer:
         while left:
             search = _Search(pixels, self._with(found, left))
             gains = {n: search.on_table(last, self.scene.blocks[n]) for n in sorted(left)}
-            shown = {n: gain for n, (_, gain) in gains.items() if gain >= THERE * max(first[n], 1.0)}
+            shown = {
+                n: gain for n, (place, gain) in gains.items() if self._is_there(n, place, gain, first[n])
+            }
             if not shown:
                 break
             best = max(shown, key=lambda n: shown[n])
             found[best] = gains[best][0]
             left.remove(best)
         return found
+
+    def _is_there(self, number: int, place: tuple[float, float], gain: float, first: float) -> bool:
+        """True when a block explains enough at a place, by the pixel, since what is far away is small."""
+        block = self.scene.blocks[number]
+        here = len(self._empty.sprite(block, Pose((*place, 0.0)))[0])
+        before = len(self._empty.sprite(block, Pose((*block.position, 0.0)))[0])
+        return gain / max(here, 1) >= THERE * max(first, 1.0) / max(before, 1)
 
     def _with(self, moved: Mapping[int, tuple[float, float]], left_out: Iterable[int]) -> Caster:
         """The scene with some blocks elsewhere and some left out."""
