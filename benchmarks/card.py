@@ -88,6 +88,13 @@ def liveliness(numbers: Numbers) -> str:
     return table(head, rows)
 
 
+def headings(numbers: Numbers) -> str:
+    names = ["left", "right", "up", "down"]
+    return table(
+        ["told", *names], [[word, *(percent(n[name]) for name in names)] for word, n in numbers.items()]
+    )
+
+
 def regions(numbers: Numbers) -> str:
     rows = []
     for name, n in numbers.items():
@@ -138,7 +145,8 @@ def cost(numbers: Numbers) -> str:
 
 
 TABLES = {
-    "reconstruction": reconstruction, "obedience": obedience, "others": others, "liveliness": liveliness, "regions": regions,
+    "reconstruction": reconstruction, "obedience": obedience, "others": others, "liveliness": liveliness, "headings": headings,
+    "regions": regions,
     "dial": dial, "sharpness": sharpness, "cost": cost,
 }  # fmt: skip
 

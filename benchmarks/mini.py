@@ -3,6 +3,7 @@
     reconstruction   held-out synthetic clips and real windows: dB over copying the first frame
     obedience        for every motion word, on held-out photos: direction, sign, rigidity, amplitude, dial
     liveliness       learned words: do seeds differ, and are flow statistics nearest to real clips of that word
+    headings         local motions told where to go (clouds@left): do they
     regions          a motion in one region: how much leaks into the other
     sharpness        variance of the Laplacian of the last frame over the photo's
 
@@ -52,6 +53,8 @@ from motionloom.training.mini_stages import held_out_photos
 
 GRID, SIZE = 16, 128
 LEARNED = tuple(word.name for word in WORDS if word.learned)
+HEADED = (*LEARNED, "sky-drift", "waves")
+HEADINGS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # of the scene
 DIRECTIONS = {"pan-left": (1, 0), "pan-right": (-1, 0), "pan-up": (0, 1), "pan-down": (0, -1)}  # of the scene
 Numbers = dict[str, Any]
 
@@ -321,6 +324,38 @@ def liveliness(base: MiniBase, windows: Path, per_word: int = 10) -> Numbers:
     return out
 
 
+def toward(flow: Tensor, want: tuple[float, float]) -> float:
+    """Share of backward flows (N, ..., 2) whose mean points within 30 degrees of a direction of the scene."""
+    mean = -flow.flatten(1, -2).mean(1)
+    cosine = mean @ torch.tensor(want, dtype=torch.float32) / mean.norm(dim=-1).clamp_min(1e-9)
+    return float((cosine > math.cos(math.radians(30))).float().mean())
+
+
+def headings(base: MiniBase, photos: Tensor) -> Numbers:
+    """Local motions told where to go."""
+    out: Numbers = {}
+    for word in HEADED:
+        out[word] = {}
+        for name, want in HEADINGS.items():
+            asked = [Asked(word, heading=name)]
+            latents = latents_for(base, photos, asked, 9)
+            flow = torch.stack([last_flow(base, z, p, asked) for z, p in zip(latents, photos, strict=True)])
+            out[word][name] = toward(flow, want)
+    return out
+
+
+def radial(base: MiniBase, photos: Tensor) -> Numbers:
+    """Share of the energy of dolly-in's flow that points away from the middle."""
+    asked, xy = [Asked("dolly-in")], places(32, 32)
+    latents = latents_for(base, photos, asked, 9)
+    flow = -torch.stack([last_flow(base, z, p, asked) for z, p in zip(latents, photos, strict=True)])
+    outward = (flow * xy / xy.norm(dim=-1, keepdim=True)).sum(-1)
+    return {
+        "outward_energy": float(outward.square().mean() / flow.square().sum(-1).mean()),
+        "outward_places": float((outward > 0).float().mean()),
+    }
+
+
 def regions(base: MiniBase, photos: Tensor) -> Numbers:
     """Motion one in one half, motion two in the other: what of one is seen in the other's half."""
     left = np.zeros((SIZE, SIZE), np.float32)
@@ -336,9 +371,12 @@ def regions(base: MiniBase, photos: Tensor) -> Numbers:
         ("fire", "sea"),
         ("rotate-left", "sway"),
         ("clouds", "waterfall"),
+        ("clouds@left", "sea@right"),
+        ("waterfall@down", "clouds@right"),
+        ("traffic@up", "fire@left"),
     ):
-        asked = [Asked(one, 1.0, left), Asked(two, 1.0, 1 - left)]
-        alone = [Asked(one, 1.0, left)]
+        asked = [replace(_asked(one), region=left), replace(_asked(two), region=1 - left)]
+        alone = [replace(_asked(one), region=left)]
         both = [
             last_flow(base, z, p, asked)
             for z, p in zip(latents_for(base, photos, asked, 7), photos, strict=True)
@@ -350,6 +388,8 @@ def regions(base: MiniBase, photos: Tensor) -> Numbers:
         flow, only = torch.stack(both), torch.stack(single)
         row: Numbers = {"leak_alone": float(_size(only[:, :, middle[1]]) / _size(only[:, :, middle[0]]))}
         for name, columns, other in ((one, middle[0], middle[1]), (two, middle[1], middle[0])):
+            if "@" in name:
+                row[f"{name}_obeys"] = toward(flow[:, 3:29, columns], HEADINGS[name.partition("@")[2]])
             if name in DIRECTIONS:
                 want = torch.tensor(DIRECTIONS[name], dtype=torch.float32)
                 mean = -flow[:, 3:29, columns].mean((1, 2))
@@ -361,6 +401,11 @@ def regions(base: MiniBase, photos: Tensor) -> Numbers:
                     row[f"{name}_leaks"] = float((there.abs() / (mean @ want).abs()).mean())
         out[f"{one} | {two}"] = row
     return out
+
+
+def _asked(typed: str) -> Asked:
+    name, _, heading = typed.partition("@")
+    return Asked(name, heading=heading)
 
 
 def _size(flow: Tensor) -> Tensor:
@@ -434,6 +479,8 @@ def main() -> None:
         "dial": lambda: dial(base, photos),
         "directions_measured": lambda: directions_measured(base, photos),
         "liveliness": lambda: liveliness(base, arguments.windows),
+        "headings": lambda: headings(base, photos),
+        "radial": lambda: radial(base, photos),
         "regions": lambda: regions(base, photos),
         "sharpness": lambda: sharp(base, paths[1:5]),
     }
