@@ -79,7 +79,7 @@ class AnimateDiffBase(MivaBase):
     options: AnimateDiffOptions
 
     @property
-    def group_norm(self) -> str:  # type: ignore[override]
+    def group_norm(self) -> Literal["per_frame", "joint"]:  # type: ignore[override]
         """See `MivaBase`."""
         return self.options.group_norm
 

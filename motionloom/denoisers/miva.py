@@ -90,7 +90,7 @@ class MivaBase(Base):
     """
 
     num_steps = 50
-    group_norm = "per_frame"  # statistics of the network's GroupNorms
+    group_norm: Literal["per_frame", "joint"] = "per_frame"  # statistics of the network's GroupNorms
 
     def __init__(
         self,
