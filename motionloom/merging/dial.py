@@ -54,6 +54,7 @@ class DialledBase(Base):
         self.native_size_px, self.size_multiple_px = base.native_size_px, base.size_multiple_px
         self.words, self.default_motion = base.words, base.default_motion
         self.reads_text = base.reads_text  # type: ignore[misc]  # as the base's class says
+        self._sha256 = {name: _sha256(folder, name) for name in ("degree", "control")}
         self.experts = self._build()
 
     def _build(self) -> Experts:
@@ -103,8 +104,8 @@ class DialledBase(Base):
         """See `Base`."""
         facts = self._base.facts()
         dial = {"motion_degree": self.motion_degree, "control": self.control}
-        hashes = {name: sha256_of(_file(self._folder, name)) for name in ("degree", "control")}
-        return {**facts, "options": {**facts.get("options", {}), **dial}, "experts_sha256": hashes}
+        options = {**facts.get("options", {}), **dial}
+        return {**facts, "options": options, "experts_sha256": self._sha256}
 
     def check(self, request: Request) -> None:
         """See `Base`."""
@@ -126,9 +127,7 @@ class DialledBase(Base):
         """See `Base`."""
         return self._base.schedule(request)
 
-    def condition(
-        self, request: Request, first_latent: Tensor | None, generator: torch.Generator
-    ) -> Any:
+    def condition(self, request: Request, first_latent: Tensor | None, generator: torch.Generator) -> Any:
         """See `Base`."""
         return self._base.condition(request, first_latent, generator)
 
@@ -185,6 +184,13 @@ def _schedule(folder: Path) -> ScheduleSection:
 
 def _file(folder: Path, expert: str) -> Path:
     return folder / EXPERTS_FOLDER / f"{expert}.safetensors"
+
+
+def _sha256(folder: Path, expert: str) -> str:
+    path = _file(folder, expert)
+    if not path.is_file():
+        raise WeightsError(f'"{path}" is missing', fix="merge again with exports: [experts]")
+    return sha256_of(path)
 
 
 def _own_name(name: str, parameters: dict[str, Tensor]) -> str:

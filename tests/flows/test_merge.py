@@ -1,0 +1,114 @@
+"""`motionloom merge` as a user runs it: on the shipped model, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from motionloom.cli import main
+from motionloom.merging.recipe import load_merge_recipe
+from motionloom.merging.sweep import Measurement, SweepResult
+from motionloom.weights import load_weights, save_weights
+from motionloom.zoo import MINI
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def recipe() -> Path:
+    """mini against a generator whose output layer was scaled: its task vector changes the amount of motion."""
+    tensors, metadata = load_weights(MINI / "generator.safetensors")
+    near = {name: (1.2 * w if ".out.2." in f".{name}" else w) for name, w in tensors.items()}
+    save_weights("tuned.safetensors", near, metadata)
+    path = Path("mine.yaml")
+    path.write_text(
+        "method: {kind: extrapolate, alpha: 0.5}\nbase: mini\ntuned: tuned.safetensors\nkeys: partial\n"
+    )
+    return path
+
+
+def test_merge_writes_a_base(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", str(recipe), "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["family"] == "mini" and plan["merged"] == len(load_file(MINI / "generator.safetensors"))
+    assert not Path("merged").exists()
+
+    assert main(["merge", str(recipe), "method.alpha=0.25", "-o", "out", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["changed"] == {"merged": 2}
+    assert {one["role"] for one in done["inputs"]} == {"base", "tuned 0"}
+    pre, ft = load_file(MINI / "generator.safetensors"), load_file("tuned.safetensors")
+    for name, tensor in load_file("out/generator.safetensors").items():
+        expected = pre[name].float() - 0.25 * (ft[name].float() - pre[name].float())
+        assert torch.equal(tensor, expected.half()), name
+    assert load_file("out/codec.safetensors").keys() == load_file(MINI / "codec.safetensors").keys()
+    assert main(["inspect", "out"]) == 0
+    assert main(["merge", str(recipe)]) == 0 and Path("merged/mine/merge.json").is_file()
+
+
+def test_sweep_measures_and_picks(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    Path("photos").mkdir()
+    Image.fromarray(photo).resize((48, 32), Image.Resampling.BICUBIC).save("photos/a.png")
+    words = ["merge", str(recipe), "--sweep", "alpha=-1,0,1", "--probe", "photos", "-o", "swept", "--json"]
+    assert main(words) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [one["value"] for one in said["measured"]] == [-1.0, 0.0, 1.0]
+    assert said["measured"][1]["motion_degree"] == said["base"]["motion_degree"]  # alpha 0 is the base
+    degrees = [one["motion_degree"] for one in said["measured"]]
+    assert degrees[0] > degrees[1] > degrees[2]  # the tuned model moves more, so alpha lowers
+    assert said["direction"] == "lowers" and said["picked"] in (-1.0, 0.0)
+    assert json.loads(Path("swept/sweep.json").read_text()) == said
+    assert Image.open("swept/sheet.png").size == (4 * 128, 4 * 128)
+
+
+def test_rule_of_a_sweep() -> None:
+    base = Measurement(None, 10.0, 1.0, 0.9, 0.9)
+    rows = [
+        Measurement(0.1, 12.0, 1.0, 0.9, 0.9),
+        Measurement(0.5, 20.0, 1.0, 0.9, 0.7),
+        Measurement(1.0, float("nan"), 1, 1, 1),
+    ]
+    result = SweepResult(Path("x"), "alpha", 0.9, base, rows)
+    assert result.picked is rows[0]  # 0.5 moves more and is not smooth enough; undefined is never picked
+    assert result.direction == "unclear"  # two numbers say nothing
+    assert SweepResult(Path("x"), "alpha", 0.9, base, rows[1:]).picked is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mine.yaml", "method.alhpa=1"], "did you mean 'alpha'"),
+        (["mine.yaml", "groups=[attention, nonsense]"], 'there is no group "nonsense"'),
+        (["mine.yaml", "keys=strict"], "declare it with keys: partial"),
+        (["mine.yaml", "tuned=nowhere.safetensors"], "no such file"),
+        (["mine.yaml", "method.alpha=0"], "changes none"),
+        (["nowhere.yaml"], "no recipe at nowhere.yaml"),
+        (["mine.yaml", "--sweep", "alpha=1,2"], "belong together"),
+        (["mine.yaml", "--sweep", "alpha=x", "--probe", "."], "expected NUMBER=VALUE"),
+        (["mine.yaml", "--sweep", "beta=1,2", "--probe", "."], "has no setting 'beta'"),
+    ],
+)
+def test_mistakes(recipe: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in Path().iterdir())
+    assert main(["merge", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error and len(error.strip().splitlines()) == 1
+    assert sorted(path.name for path in Path().iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["extrapolate", "decouple_released", "decouple_paper"])
+def test_recipes_read(name: str) -> None:
+    recipe = load_merge_recipe(ROOT / "recipes" / "edg" / f"{name}.yaml")
+    assert load_merge_recipe(Path(_written(recipe.to_yaml()))) == recipe
+
+
+def _written(text: str) -> str:
+    Path("again.yaml").write_text(text)
+    return "again.yaml"
