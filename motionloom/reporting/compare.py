@@ -233,12 +233,12 @@ def chosen_clips(worst: Mapping[str, Mapping[str, float]], count: int) -> list[t
     ordered = sorted(worst, key=lambda clip_id: (-worst[clip_id][OVERALL], clip_id))
     if len(ordered) <= count:
         return [(clip_id, "") for clip_id in ordered]
-    third = max(1, count // 3)
+    third = count // 3
     middle = (len(ordered) - third) // 2
     parts = {
-        "worst": ordered[: count - 2 * third] if count > 2 else ordered[:count],
-        "middle": ordered[middle : middle + third] if count > 1 else [],
-        "best": ordered[-third:] if count > 2 else [],
+        "worst": ordered[: count - 2 * third],
+        "middle": ordered[middle : middle + third],
+        "best": ordered[len(ordered) - third :],
     }
     taken: dict[str, str] = {}
     for why, ids in parts.items():

@@ -79,15 +79,10 @@ class Shelf:
 
 def locate(clip: ClipScores, one: ScoreSet) -> Path | None:
     """The clip where the scores name it, from here or from the folder of the scores."""
-    named = Path(clip.file)
-    folder = one.file.parent
-    inside = Path(one.scores.clips_from)
-    moved = (
-        folder / inside.name / named.relative_to(inside)
-        if named.is_relative_to(inside)
-        else folder / named.name
-    )
-    return next((path for path in (named, folder / named, moved) if path.exists()), None)
+    named, inside, folder = Path(clip.file), Path(one.scores.clips_from), one.file.parent
+    below = named.relative_to(inside) if named.is_relative_to(inside) else Path(named.name)
+    places = (named, folder / named, folder / inside.name / below, folder / below)
+    return next((path for path in places if path.exists()), None)
 
 
 def _plays(file: Path) -> bool:

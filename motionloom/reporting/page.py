@@ -242,7 +242,7 @@ def _summary_table(sets: Sequence[ScoreSet], rows: Sequence[Row]) -> Html:
     caption = "↑ higher is better, ↓ lower is better, no arrow: it describes and does not judge. Brackets: 95 % interval."
     if len(sets) > 1:
         caption += " Shaded: best of the row. ≈: its interval overlaps the best one's."
-    table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body))
+    table = tag("table", _caption(caption), tag("thead", head), tag("tbody", body))
     return join([_scrolling(table, "Summary"), _numbered(notes)])
 
 
@@ -288,10 +288,8 @@ def _summary_cell(cell: Summary | None, num_clips: int, decimals: int, best: boo
         below[-1:] = [", ".join([*below[-1:], f"sd {_fixed(cell.spread, decimals)}"])]
     if cell.sample is not None:
         sample = cell.sample
-        below.append(
-            f"{sample.num_real:,} real, {sample.num_generated:,} generated, {_count(sample.num_frames, 'frame')}, "
-            f"{sample.num_features:,}-d"
-        )
+        below.append(f"{sample.num_real:,} real, {sample.num_generated:,} generated")
+        below.append(f"{_count(sample.num_frames, 'frame')}, {sample.num_features:,}-d")
     elif cell.num_used != num_clips or cell.num_expected != num_clips or cell.num_excluded:
         below.append(
             f"{cell.num_used} of {cell.num_expected}"
@@ -332,6 +330,10 @@ def _numbered(notes: dict[str, int]) -> Html | None:
     if not notes:
         return None
     return tag("ol", [tag("li", tag("small", note)) for note in notes], aria_label="Notes to the table")
+
+
+def _caption(text: str) -> Html:
+    return tag("caption", tag("span", text))
 
 
 def _scrolling(table: Html, name: str) -> Html:
@@ -485,7 +487,7 @@ def _paired(a: ScoreSet, b: ScoreSet) -> Html:
     )
     table = tag(
         "table",
-        tag("caption", about),
+        _caption(about),
         tag("thead", head),
         tag("tbody", [_paired_row(one) for one in results]),
     )
@@ -675,7 +677,7 @@ def _all_clips(one: ScoreSet, worst: dict[str, dict[str, float]]) -> Html:
     caption = "Worst first; a click on a title sorts." + (
         f" {left:,} more clips stand in {one.file.name} only." if left else ""
     )
-    table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body))
+    table = tag("table", _caption(caption), tag("thead", head), tag("tbody", body))
     return tag(
         "details",
         tag("summary", f"Every clip of {one.label} ({len(clips):,})"),
@@ -839,5 +841,5 @@ def _made(one: ScoreSet) -> Html:
         for used in scores.weights
     ]
     body = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in lines]
-    table = tag("table", tag("caption", f"{one.label}, {one.file}"), tag("tbody", body))
+    table = tag("table", _caption(f"{one.label}, {one.file}"), tag("tbody", body))
     return _scrolling(table, f"How {one.label} was measured")

@@ -275,15 +275,16 @@ def curves(
     """Lines over steps or frames. `log` asks for a logarithmic y axis; it is taken only if every number is above 0."""
     width, height = (250.0, 96.0) if small else (420.0, 230.0)
     left, bottom = (44.0, height - 22) if small else (56.0, height - 40)
-    numbers = [value for one in series for value in one.ys if math.isfinite(value)]
+    points = [bucketed(one.xs, one.ys) for one in series]
+    numbers = [py for line in points for _, py in line if math.isfinite(py)]
     log = log and bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) > 20
     x = axis([value for one in series for value in one.xs], left, width - 8)
     y = axis(numbers, bottom, 8, log=log)
     drawn: list[object] = [_ticks_below(x, bottom, 8), _ticks_left(y, left, width - 8)]
-    for one in series:
+    for one, line in zip(series, points, strict=True):
         style = f"stroke:var(--s{one.which % NUM_COLOURS})"
         drawn.append(
-            tag("path", d=_path(one, x, y), class_="line", style=style, stroke_dasharray=_dash(one.which))
+            tag("path", d=_path(line, x, y), class_="line", style=style, stroke_dasharray=_dash(one.which))
         )
     if not small:
         drawn.append(
@@ -297,10 +298,10 @@ def _dash(which: int) -> str | None:
     return (None, "7 3", "2 3", "8 3 2 3")[which % 4]
 
 
-def _path(one: Series, x: Axis, y: Axis) -> str:
+def _path(line: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
     """Lines between neighbours; a number that is not finite leaves a gap."""
     parts, pen_up = [], True
-    for px, py in bucketed(one.xs, one.ys):
+    for px, py in line:
         if not math.isfinite(py):
             pen_up = True
             continue

@@ -44,7 +44,7 @@ TIMEOUT_SECONDS = 30
 LOCAL = ("127.0.0.1", "localhost", "::1")
 TYPES = {".mp4": "video/mp4", ".png": "image/png"}
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; media-src 'self'; "
-POLICY += "img-src 'self'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'"
+POLICY += "img-src 'self' data:; connect-src 'self'; form-action 'none'; frame-ancestors 'none'"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
