@@ -12,7 +12,6 @@ from torch import Tensor
 from motionloom.adapters.text_adapter import TextAdapter
 from motionloom.denoisers.dynamicrafter import checkpoint as official_checkpoint
 from motionloom.denoisers.dynamicrafter.checkpoint import (
-    check,
     convert_dynamicrafter,
     load_checkpoint,
     part_tensors,
@@ -20,7 +19,7 @@ from motionloom.denoisers.dynamicrafter.checkpoint import (
 )
 from motionloom.denoisers.dynamicrafter.folder import is_model, read_folder
 from motionloom.denoisers.dynamicrafter.official import BUFFERS, UNUSED, part_of
-from motionloom.denoisers.dynamicrafter.parts import RELEASED, DynamiCrafterConfig, Parts, build
+from motionloom.denoisers.dynamicrafter.parts import RELEASED, DynamiCrafterConfig, Parts, build, planned
 from motionloom.errors import InputError, WeightsError
 from tests.denoisers.official_names import SMALL, small_checkpoint
 
@@ -59,7 +58,7 @@ def test_all_2520_official_tensors_have_one_place() -> None:
     assert len(official) == 2520
     assert sum(t.numel() for k, t in official.items() if k not in BUFFERS) == 2_609_129_005
     tensors = part_tensors(official, DynamiCrafterConfig(), "the key list")
-    check(tensors, DynamiCrafterConfig(), "the key list")
+    planned(DynamiCrafterConfig(), tensors, "the key list")
     read = [key for key in official if part_of(key)]
     assert sorted(set(official) - set(read)) == sorted(BUFFERS | UNUSED)
     assert len(read) == 2520 - 22
@@ -71,7 +70,7 @@ def test_2560_with_the_text_adapter() -> None:
     manifest = json.loads((KEY_LIST.parents[1] / "edg" / "adapter_forward.json").read_text())
     official = on_meta(KEYS["keys"]) | on_meta(manifest["full_size_adapter_keys"])
     assert len(official) == 2560
-    check(part_tensors(official, DynamiCrafterConfig(), "it"), DynamiCrafterConfig(), "it")
+    planned(DynamiCrafterConfig(), part_tensors(official, DynamiCrafterConfig(), "it"), "it")
 
 
 # --- a small checkpoint under the official names -----------------------------------------------------------------

@@ -211,7 +211,7 @@ def build_random(config: DynamiCrafterConfig, seed: int = 0) -> Parts:
 
 
 def fill(config: DynamiCrafterConfig, tensors: Mapping[str, Mapping[str, Tensor]], source: str) -> Parts:
-    """The networks with given weights, read one tensor at a time.
+    """The networks with given weights, read one tensor at a time; a stage-1 adapter among them is joined.
 
     Args:
         config: the sizes.
@@ -221,23 +221,27 @@ def fill(config: DynamiCrafterConfig, tensors: Mapping[str, Mapping[str, Tensor]
     Raises:
         WeightsError: names or shapes that differ; the first five of each.
     """
-    with torch.device("meta"):
-        parts = build(config)
-    unet = tensors["unet"]
-    if "text_adapter.queries" in unet:
-        from motionloom.adapters.text_adapter import TextAdapter
-
-        with torch.device("meta"):
-            TextAdapter.of(parts.unet, num_queries=len(unet["text_adapter.queries"])).join(parts.unet)
+    parts = planned(config, tensors, source)
     for name, network in parts.named().items():
-        check_layout(
-            network, {key: tuple(given.shape) for key, given in _shaped(tensors[name])}, f"{source}, {name}"
-        )
         _copy(network, tensors[name])
     return _ready(parts)
 
 
-def check_layout(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+def planned(config: DynamiCrafterConfig, tensors: Mapping[str, Mapping[str, Tensor]], source: str) -> Parts:
+    """The networks that such tensors fill, without memory ("meta"); no value is read. Raises as `fill` does."""
+    shapes = {name: _shapes(given) for name, given in tensors.items()}
+    with torch.device("meta"):
+        parts = build(config)
+        if queries := shapes["unet"].get("text_adapter.queries"):
+            from motionloom.adapters.text_adapter import TextAdapter
+
+            TextAdapter.of(parts.unet, num_queries=queries[0]).join(parts.unet)
+    for name, network in parts.named().items():
+        _check_layout(network, shapes[name], f"{source}, {name}")
+    return parts
+
+
+def _check_layout(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
     """Raises WeightsError when names or shapes are not those of the network's parameters."""
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     groups = {
@@ -257,9 +261,9 @@ def check_layout(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], sour
         )
 
 
-def _shaped(tensors: Mapping[str, Tensor]) -> Any:
-    """(name, something with a shape) of each; of a lazy checkpoint without reading."""
-    return getattr(tensors, "stored", tensors).items()
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Of every tensor; of a lazy mapping without reading."""
+    return {name: tuple(given.shape) for name, given in getattr(tensors, "stored", tensors).items()}
 
 
 def _copy(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -36,7 +36,7 @@ Trained = Literal["adapter", "temporal", "all"]
 @dataclass(frozen=True)
 class TimeNoise:
     """Noise on the given picture, the more the noisier the clip, so that motion is not copied from it (CIL, arXiv
-    2406.15735, Eq. 6): beta_s = beta_max sigmoid(y), y ~ N(mu(t), 1), mu(t) = 2 mu_max (t/T)^a - mu_max.
+    2406.15735): beta_s = beta_max sigmoid(y), y ~ N(mu(t), 1), mu(t) = 2 mu_max (t/T)^a - mu_max.
 
     Attributes:
         beta_max, a, mu_max: as released for the 512 model. (Its first release had mu_max = 4 by mistake.)
@@ -122,7 +122,7 @@ class Stage1Objective:
             told = self.time_noise(told, timestep, generator)
         prediction = self.base.denoiser(noisy, timestep, told)
         loss = (prediction.float() - target).square().mean()
-        yield "stage1", loss, {"mse": float(loss.detach())}
+        yield "stage1", loss, {"latent_std": float(latents.std())}
 
     def noised(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """(x_t, what the network should say) for latents (B, 4, F, h, w) at timesteps (B,)."""
