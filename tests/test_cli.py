@@ -33,6 +33,7 @@ COMMANDS: tuple[list[str], ...] = (
     ["data"],
     ["data", "synth"],
     ["data", "inspect"],
+    ["data", "camera"],
     ["bases"],
     ["motions"],
     ["inspect"],

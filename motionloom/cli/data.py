@@ -157,3 +157,31 @@ def _inspect_folder(folder: Path, sheet: Path | None, as_json: bool) -> None:
         rows = [(name, read_clip(folder / name)) for name in names]
         facts["sheet"] = str(write_contact_sheet(sheet, rows))
     show(facts if as_json else outline(facts))
+
+
+@app.command(epilog="Example: motionloom data camera photos/ -o clips/zoom-in --motion zoom-in")
+def camera(
+    photos: Annotated[Path, typer.Argument(help="A folder of pictures.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="CLIPS", help="The folder to write.")],
+    motion: Annotated[str, typer.Option(help="pan-left, pan-right, pan-up, pan-down, zoom-in or zoom-out.")],
+    crops: Annotated[int, typer.Option(min=1, help="Clips of each picture.")] = 5,
+    frames: Annotated[int, typer.Option(min=2, help="Frames a clip.")] = 16,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Of the clips, in pixels.")] = "512x320",
+    fps: Annotated[float, typer.Option(min=0.1, max=240, help="Frames per second.")] = 8.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clips.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write clips that teach an adapter a camera motion: pictures panned or zoomed at constant speed."""
+    from motionloom.cli.animate import parse_size
+    from motionloom.errors import ConfigError
+
+    if parse_size(size) == "native":
+        raise ConfigError("these clips need a size", fix="for example --size 512x320")
+    width, _, height = size.partition("x")
+
+    from motionloom.datasets.synthetic.camera_set import CameraSet, write_camera_clips
+
+    what = CameraSet(motion, crops, frames, fps, (int(width), int(height)), seed)
+    with progress_bar(shown=not as_json) as progress:
+        written = write_camera_clips(photos, out, what, lambda done, total: progress("clips", done, total))
+    show({"folder": out, "clips": written} if as_json else out)

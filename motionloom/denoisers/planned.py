@@ -36,7 +36,7 @@ def _animatediff(**options: Any) -> MivaBase:
     )
 
 
-def _wan() -> MivaBase:
+def _wan(**options: Any) -> MivaBase:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
     network = WanTransformer3DModel(**wan.NETWORK_CONFIG)

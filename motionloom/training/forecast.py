@@ -78,17 +78,16 @@ def _clips(recipe: Recipe) -> tuple[dict[str, Any], TrainingDataset | None]:
 
 def _parameters(objective: Objective) -> dict[str, Any]:
     trained = {id(p) for params in objective.parameter_groups().values() for p in params if p.requires_grad}
-    parts: dict[str, Any] = {}
-    for name, network in objective.networks.items():
-        parts[name] = {
+    sizes = getattr(objective, "part_sizes", dict)()  # an objective may know better names than the modules'
+    return {
+        name: {
             "total": sum(p.numel() for p in network.parameters()),
             "trained": sum(p.numel() for p in network.parameters() if id(p) in trained),
-            "parts": {
-                child: sum(p.numel() for p in module.parameters())
-                for child, module in network.named_children()
-            },
+            "parts": sizes.get(name)
+            or {child: sum(p.numel() for p in part.parameters()) for child, part in network.named_children()},
         }
-    return parts
+        for name, network in (objective.networks | _frozen(objective)).items()
+    }
 
 
 def _memory(recipe: Recipe, objective: Objective, cost: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +102,7 @@ def _memory(recipe: Recipe, objective: Objective, cost: dict[str, Any]) -> dict[
         activations = int(activations * BF16_ACTIVATION_SHARE)
     parts = {
         "weights": sum(_bytes(network) for network in networks.values()),
-        "frozen_weights": sum(_bytes(network) for network in _frozen(objective)),
+        "frozen_weights": sum(_bytes(network) for network in _frozen(objective).values()),
         "gradients": 4 * trained,
         "optimizer": (2 if in_8_bits else 8) * trained,  # Adam: two moments
         "averaged_weights": sum(_bytes(networks[name]) for name in averaged),
@@ -116,11 +115,11 @@ def _memory(recipe: Recipe, objective: Objective, cost: dict[str, Any]) -> dict[
     return {**parts, "total": sum(value for value in parts.values() if value is not None), "how": how}
 
 
-def _frozen(objective: Objective) -> list[nn.Module]:
+def _frozen(objective: Objective) -> dict[str, nn.Module]:
     """What an objective uses and does not save, such as the codec of a generator."""
     saved = {id(module) for network in objective.networks.values() for module in network.modules()}
-    held = [value for value in vars(objective).values() if isinstance(value, nn.Module)]
-    return [module for module in held if id(module) not in saved]
+    held = {name: value for name, value in vars(objective).items() if isinstance(value, nn.Module)}
+    return {name: module for name, module in held.items() if id(module) not in saved}
 
 
 def _bytes(network: nn.Module) -> int:
@@ -237,7 +236,9 @@ def _run_real_steps(recipe: Recipe, dataset: TrainingDataset | None, device: tor
     randomness.seed_everything(recipe.seed)
     with torch.device(device):
         objective = recipe.stage.objective(recipe)
-        batch = recipe.stage.example_batch(recipe, recipe.batch_size)  # before the clips, which a stage may encode
+        batch = recipe.stage.example_batch(
+            recipe, recipe.batch_size
+        )  # before the clips, which a stage may encode
         if batch is None and dataset is not None:
             batch = _real_batch(recipe, dataset)
     assert batch is not None

@@ -349,7 +349,7 @@ class TrainingLoop:
                 f"{name}.{index}.{key}": torch.as_tensor(value)
                 for name, optimizer in self.optimizers.items()
                 for index, entry in optimizer.state_dict()["state"].items()
-                for key, value in entry.items()
+                for key, value in _flat(entry)
             },
             "randomness": {
                 f"{rank}.{key}": value
@@ -674,11 +674,28 @@ def _load_network(name: str, network: nn.Module, tensors: dict[str, Tensor]) -> 
     network.load_state_dict(tensors)
 
 
+def _flat(entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The state of one parameter; 8-bit moments lie in a dict of their own."""
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            yield from value.items()
+        else:
+            yield key, value
+
+
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    state: dict[int, dict[str, Any]] = defaultdict(dict)
     for key, value in tensors.items():
         index, _, part = key.partition(".")
-        state[int(index)][part] = value
+        was_int = value.ndim == 0 and value.dtype == torch.int64
+        state[int(index)][part] = int(value) if was_int else value
+    in_8_bits = any("state1" in entry for entry in state.values())
+    if state and in_8_bits == isinstance(optimizer, torch.optim.Adam):
+        raise StateError(
+            f"the checkpoint's optimizer keeps its moments in {8 if in_8_bits else 32} bits, here they would be in "
+            f"{32 if in_8_bits else 8}",
+            fix=f"{'install' if in_8_bits else 'uninstall'} bitsandbytes to go on with this run",
+        )
     optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -40,10 +40,13 @@ class SubjectMasks(Section):
     attention is the true one, or the one the previous prediction implies.
     """
 
-    folder: str = Field(min_length=1, description="a mask of every clip, under the clip's name: a clip or a picture")
+    folder: str = Field(
+        min_length=1, description="a mask of every clip, under the clip's name: a clip or a picture"
+    )
     levels: int = Field(5, ge=1, le=100, description="noise levels, hence updates, per step")
     true_masks: Literal["cosine", "half"] = Field(
-        "cosine", description="chance of the true mask: from 1 to 0 over the run (paper), or always 1/2 (released)"
+        "cosine",
+        description="chance of the true mask: from 1 to 0 over the run (paper), or always 1/2 (released)",
     )
 
 
@@ -58,7 +61,9 @@ class MivaAdapter(Stage):
     motion: str = Field("", description='what the motion is called; "" takes the name of data.folder')
     preset: str = Field("default", description="of the adapter and its loss: default, released or paper")
     masks: SubjectMasks | None = Field(None, description="for masked training (M-MIVA)")
-    cache: str = Field("runs/latents", description="where encoded windows are kept, one folder per set of clips")
+    cache: str = Field(
+        "runs/latents", description="where encoded windows are kept, one folder per set of clips"
+    )
     windows: int = Field(16, ge=1, le=4096, description="windows encoded of each clip")
     gradient_checkpointing: bool = Field(True, description="a third slower, several times less memory")
     preview_steps: int = Field(10, ge=1, le=1000, description="denoising steps of a preview")
@@ -70,7 +75,7 @@ class MivaAdapter(Stage):
         clips = self.clips(recipe)
         base = self._base(recipe)
         windows = self._windows(recipe, clips, base, device)
-        return self._objective(recipe, base, device, windows, len(clips)), windows
+        return self.objective_on(recipe, base, device, windows, len(clips)), windows
 
     def objective(self, recipe: Recipe, dry_run: bool = False) -> Objective:
         """See `Stage`; without the clips."""
@@ -78,10 +83,42 @@ class MivaAdapter(Stage):
 
         device = torch.get_default_device()
         if dry_run:
-            return self._objective(recipe, self._planned_base(recipe), device)
+            return self.objective_on(recipe, self._planned_base(recipe), device)
         with torch.device("cpu"):
             base = self._base(recipe)
-        return self._objective(recipe, base, device)
+        return self.objective_on(recipe, base, device)
+
+    def objective_on(
+        self,
+        recipe: Recipe,
+        base: MivaBase,
+        device: torch.device | str,
+        windows: TrainingDataset | None = None,
+        num_clips: int = 0,
+    ) -> Objective:
+        """The objective on a loaded base; `windows` are for the last preview, `num_clips` for the adapter's card."""
+        import torch
+
+        from motionloom.adapters.adapter import new_adapter
+        from motionloom.denoisers.pretrained import to_precision
+        from motionloom.training.objectives.miva import MivaObjective
+
+        network = to_precision(base.denoiser.network, _dtype(recipe.precision)).to(device)
+        if self.masks is not None:  # every step decodes the masks it predicts
+            to_precision(base.codec.network, network.dtype).to(device)
+        if self.gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+        adapter = new_adapter(
+            network,
+            self.preset,
+            self.masks is not None,
+            seed=recipe.seed,
+            motion=self.motion or Path(recipe.clip_data().folder).name,
+            base=base.name,
+        )
+        adapter.facts = self._facts(recipe, adapter, num_clips)
+        with torch.device("cpu"):
+            return MivaObjective(adapter, base, self._lesson(recipe, base), self._showcase(recipe, windows))
 
     def dataset(self, recipe: Recipe) -> TrainingDataset:
         """See `Stage`: the encoded windows."""
@@ -169,37 +206,6 @@ class MivaAdapter(Stage):
             )
         base.codec.latent_shape(data.frames, data.height_px, data.width_px)
 
-    def _objective(
-        self,
-        recipe: Recipe,
-        base: MivaBase,
-        device: torch.device | str,
-        windows: TrainingDataset | None = None,
-        num_clips: int = 0,
-    ) -> Objective:
-        import torch
-
-        from motionloom.adapters.adapter import new_adapter
-        from motionloom.denoisers.pretrained import to_precision
-        from motionloom.training.objectives.miva import MivaObjective
-
-        network = to_precision(base.denoiser.network, _dtype(recipe.precision)).to(device)
-        if self.masks is not None:  # every step decodes the masks it predicts
-            to_precision(base.codec.network, network.dtype).to(device)
-        if self.gradient_checkpointing:
-            network.enable_gradient_checkpointing()
-        adapter = new_adapter(
-            network,
-            self.preset,
-            self.masks is not None,
-            seed=recipe.seed,
-            motion=self.motion or Path(recipe.clip_data().folder).name,
-            base=base.name,
-        )
-        adapter.facts = self._facts(recipe, adapter, num_clips)
-        with torch.device("cpu"):
-            return MivaObjective(adapter, base, self._lesson(recipe, base), self._showcase(recipe, windows))
-
     def _lesson(self, recipe: Recipe, base: MivaBase) -> Lesson:
         from motionloom.adapters.proxy_mask import ground_truth_probability
         from motionloom.training.objectives.miva import FramesAndMasksLesson, FramesLesson
@@ -273,7 +279,10 @@ class MivaAdapter(Stage):
     def _facts(self, recipe: Recipe, adapter: Adapter, num_clips: int) -> dict[str, Any]:
         """What the adapter's file says of its training."""
         data = recipe.clip_data()
-        return {
+        masked = (
+            {} if self.masks is None else {"levels": self.masks.levels, "true_masks": self.masks.true_masks}
+        )
+        return masked | {
             "clips": num_clips,
             "frames": data.frames,
             "fps": self._fps(recipe),

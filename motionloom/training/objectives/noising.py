@@ -59,9 +59,9 @@ class EpsilonNoising:
 class FlowNoising:
     """x_s = (1 - sigma) x_0 + sigma eps; the target is eps - x_0; sigma uniform among 1000 shifted levels.
 
-    sigma' = shift sigma / (1 + (shift - 1) sigma) with sigma = 1, .999, ..., .001; the timestep is 1000 sigma'. The loss weighs
-    the middle most: y(t) = exp(-2 ((t - 500) / 1000)^2) less its minimum, with mean 1 over the levels (Wan's training, as MIVA
-    was trained on it).
+    sigma' = shift sigma / (1 + (shift - 1) sigma) with sigma = 1, .999, ..., .001; the timestep is 1000 sigma'. The loss
+    weighs the middle most: y(t) = exp(-2 ((t - 500) / 1000)^2) less its minimum, with mean 1 over the levels (as the
+    official code trains on Wan).
     """
 
     def __init__(self, shift: float) -> None:
