@@ -173,8 +173,9 @@ def test_a_blend_is_between_the_experts() -> None:
         (torch.float32, 0.51, 0.01),
         (torch.float16, 1.0, 0.003),
         (torch.float16, 0.51, 0.01),
-    ]
-    + [(torch.bfloat16, 1.0, 0.01), (torch.bfloat16, 0.51, 0.01)],
+        (torch.bfloat16, 1.0, 0.01),
+        (torch.bfloat16, 0.51, 0.01),
+    ],
 )
 def test_memory_is_below_0_7_of_a_model(dtype: torch.dtype, density: float, std: float) -> None:
     network = Toy(256, dtype)
