@@ -23,6 +23,7 @@ from motionloom.conditions.image_tokens import for_frames
 from motionloom.denoisers.dynamicrafter.base import DynamiCrafterBase, plain_ddim
 from motionloom.denoisers.dynamicrafter.condition import VideoCondition
 from motionloom.denoisers.dynamicrafter.folder import write_folder
+from motionloom.denoisers.dynamicrafter.unet import DynamiCrafterUNet
 from motionloom.sampling.loop import sample
 from motionloom.sampling.rescaled_guidance import RescaledGuidance
 from motionloom.sampling.zero_terminal_snr import NUM_TRAIN_TIMESTEPS, ZeroTerminalSNRDDIM, dynamic_scale
@@ -208,7 +209,7 @@ class Stage1Objective:
         return torch.stack(latents, dim=2) * self.base.config.latent_scale
 
 
-def _temporal_transformers(unet: nn.Module) -> nn.ModuleDict:
+def _temporal_transformers(unet: DynamiCrafterUNet) -> nn.ModuleDict:
     """A view of the network's temporal transformers."""
     modules = dict(unet.network.named_modules())
     return nn.ModuleDict({name.replace(".", "-"): modules[name] for name in temporal_widths(unet)})
