@@ -228,6 +228,11 @@ class _ClipCache:
             self._bytes -= self._clips.popitem(last=False)[1].nbytes
 
 
+def clip_files(folder: str | Path) -> list[tuple[str, Path]]:
+    """(name, path) of every clip in a folder; no clip is opened. Raises InputError when there is none."""
+    return [(source.name, source.path) for source in _sources(Path(folder))]
+
+
 def read_captions(folder: str | Path) -> list[str]:
     """The caption of every clip in a folder, "" where there is none; no clip is opened.
 

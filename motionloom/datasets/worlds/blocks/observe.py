@@ -42,7 +42,12 @@ from motionloom.video.resize import resize
 SIDE_PX = 128
 CAP = 60.0  # c, of 0-255 levels a channel: an unexplained pixel counts no more
 GRID = 0.3  # table units between the places that are tried first
-THERE = 0.45  # share of its gain in the first frame that a block must reach to be found
+THERE = 0.45  # share of its gain in the first frame above which a block is seen in its place
+FAINTEST = 8.0  # levels a pixel by which a block differs from what is behind it, at least
+EXPLAINED = 0.5  # share of what a block changes that must be seen of it to be found
+IN_VIEW = 0.35  # share of a block that must be in view to be found
+CLEARLY = 0.7  # the same, for a block that stands or lies where it began
+HOME = 0.6  # share of the best gain at which a block is taken to have stayed
 IN_PLACE = 0.75  # share at which it needs no search
 MOVED = 0.45  # table units
 TIPPED = math.radians(40)
@@ -104,7 +109,7 @@ class Observer:
         starts = [Pose((*block.position, 0.0)) for block in self.scene.blocks]
         first = [bare.gain(0, b, p) for b, p in zip(self.scene.blocks, starts, strict=True)]
         away = [n for n in range(len(starts)) if not self._stays(bare, n, starts[n], first[n])]
-        ends = self._ends(pixels, away, first)
+        ends = self._ends(pixels, away)
         search = _Search(pixels, self._with({}, away))
         seen = [
             self._follow(search, n, ends.get(n)) if n in away else self._still(bare, n)
@@ -120,41 +125,57 @@ class Observer:
             return False
         return block.shape not in ROTATING or self._most_tipped(search, block, start) < TIPPED
 
-    def _ends(
-        self, pixels: npt.NDArray[np.float32], away: Sequence[int], first: Sequence[float]
-    ) -> dict[int, tuple[float, float]]:
-        """Where blocks that left their place are in the last frame; those hidden or gone are missing."""
-        last, left = len(pixels) - 1, set(away)
-        found: dict[int, tuple[float, float]] = {}
+    def _ends(self, pixels: npt.NDArray[np.float32], away: Sequence[int]) -> dict[int, Pose]:
+        """Where blocks that left their place are in the last frame; those hidden or gone are missing.
+
+        First those that stand or lie where they began, then the others, the largest gain first.
+        """
+        left = set(away)
+        found: dict[int, Pose] = {}
         while left:
             search = _Search(pixels, self._with(found, left))
-            gains = {n: search.on_table(last, self.scene.blocks[n]) for n in sorted(left)}
-            shown = {
-                n: gain for n, (place, gain) in gains.items() if self._is_there(n, place, gain, first[n])
+            at_home = {n: one for n in sorted(left) if (one := self._at_home(search, n)) is not None}
+            shown = at_home or {
+                n: one for n in sorted(left) if (one := self._elsewhere(search, n)) is not None
             }
             if not shown:
                 break
-            best = max(shown, key=lambda n: shown[n])
-            found[best] = gains[best][0]
+            best = max(shown, key=lambda n: shown[n][1])
+            found[best] = shown[best][0]
             left.remove(best)
         return found
 
-    def _is_there(self, number: int, place: tuple[float, float], gain: float, first: float) -> bool:
-        """True when a block explains enough at a place, by the pixel, since what is far away is small."""
-        block = self.scene.blocks[number]
-        here = len(self._empty.sprite(block, Pose((*place, 0.0)))[0])
-        before = len(self._empty.sprite(block, Pose((*block.position, 0.0)))[0])
-        return gain / max(here, 1) >= THERE * max(first, 1.0) / max(before, 1)
+    def _at_home(self, search: _Search, number: int) -> tuple[Pose, float] | None:
+        """(pose, gain) of a block that the last frame shows, clearly and whole, where it began."""
+        block, last = self.scene.blocks[number], search.pixels.shape[0] - 1
+        tips = TIPS[::2] if block.shape in ROTATING else (0.0,)
+        poses = [Pose((*block.position, 0.0), tip) for tip in tips]
+        gains = [search.gain(last, block, pose) for pose in poses]
+        best = int(np.argmax(gains))
+        shown, share = search.share(last, block, poses[best])
+        whole = len(self._empty.sprite(block, poses[best])[0])
+        return (poses[best], gains[best]) if share >= CLEARLY and shown >= 0.8 * whole else None
 
-    def _with(self, moved: Mapping[int, tuple[float, float]], left_out: Iterable[int]) -> Caster:
+    def _elsewhere(self, search: _Search, number: int) -> tuple[Pose, float] | None:
+        """(pose, gain) where a block is found on the table in the last frame; its own place unless another is clearly
+        better.
+        """
+        block, last = self.scene.blocks[number], search.pixels.shape[0] - 1
+        home = Pose((*block.position, 0.0))
+        place, gain = search.on_table(last, block)
+        home_gain = search.gain(last, block, home)
+        pose, gain = (home, home_gain) if home_gain >= HOME * gain else (Pose((*place, 0.0)), gain)
+        shown, share = search.share(last, block, pose)
+        whole = len(self._empty.sprite(block, pose)[0])
+        return (pose, gain) if share >= EXPLAINED and shown >= IN_VIEW * max(whole, 1) else None
+
+    def _with(self, moved: Mapping[int, Pose], left_out: Iterable[int]) -> Caster:
         """The scene with some blocks elsewhere and some left out."""
         without = set(left_out)
-        blocks = tuple(
-            replace(block, position=moved.get(n, block.position))
-            for n, block in enumerate(self.scene.blocks)
-            if n not in without
-        )
-        return Caster(replace(self.scene, blocks=blocks), SIDE_PX, supersample=1)
+        stay = [n for n in range(len(self.scene.blocks)) if n not in without]
+        scene = replace(self.scene, blocks=tuple(self.scene.blocks[n] for n in stay))
+        poses = {order: moved[n] for order, n in enumerate(stay) if n in moved}
+        return Caster(scene, SIDE_PX, supersample=1, poses=poses)
 
     # following one block
 
@@ -163,7 +184,7 @@ class Observer:
         looks = search.looks(frames - 1, block, Pose((*block.position, 0.0)))
         return Seen(number, _resting(block, frames), 0.0, looks, None)
 
-    def _follow(self, search: _Search, number: int, end: tuple[float, float] | None) -> Seen:
+    def _follow(self, search: _Search, number: int, end: Pose | None) -> Seen:
         block = self.scene.blocks[number]
         frames = search.pixels.shape[0]
         start = Pose((*block.position, 0.0))
@@ -173,15 +194,16 @@ class Observer:
             shown = [f for f in range(frames) if search.gain(f, block, start) >= THERE * first]
             last = shown[-1] if shown else 0
             track = np.where(np.arange(frames)[:, None] <= last, still, np.nan)
-            return Seen(number, track, 0.0, search.looks(last, block, start), None)
-        if math.dist(end, block.position) < MOVED:
+            clear = shown[len(shown) // 2] if shown else 0  # later it may be half hidden
+            return Seen(number, track, 0.0, search.looks(clear, block, start), None)
+        if math.dist(end.base[:2], block.position) < MOVED:
             tip = self._most_tipped(search, block, start) if block.shape in ROTATING else 0.0
             looks = search.looks(
                 frames - 1, block, replace(start, tip_rad=self._last_tip(search, block, start))
             )
             return Seen(number, still, tip, looks, None)
-        track = self._track(search, block, end)
-        return Seen(number, track, 0.0, search.looks(frames - 1, block, Pose((*end, 0.0))), None)
+        track = self._track(search, block, end.base[:2])
+        return Seen(number, track, 0.0, search.looks(frames - 1, block, end), None)
 
     def _last_tip(self, search: _Search, block: Block, place: Pose) -> float:
         last = search.pixels.shape[0] - 1
@@ -211,17 +233,18 @@ class Observer:
         track, part, height = np.zeros((frames, 3)), 0.0, 0.0
         for frame in range(frames):
             gain = -math.inf
-            for step in (0.16, 0.08, 0.04):
-                tries = itertools.product((0, 1, 2, 3), (-4, -2, -1, 0, 1, 2, 4)) if step > 0.1 else _AROUND
-                options = [
-                    (min(1.0, max(0.0, part + i * step)), min(LIFT, max(0.0, height + j * 2 * step)))
-                    for i, j in tries
-                ]
+            for step in (0.12, 0.06, 0.03):
+                if step == 0.12:  # any height at once: a block is picked up within two frames
+                    tries = [(part + i * step, z) for i in range(4) for z in np.linspace(0, LIFT, 7)]
+                else:
+                    tries = [(part + i * step, height + j * 2 * step) for i, j in _AROUND]
+                options = [(min(1.0, max(0.0, s)), min(LIFT, max(0.0, float(z)))) for s, z in tries]
                 gains = [search.gain(frame, block, Pose((*(start + s * way), z))) for s, z in options]
                 if max(gains) > gain:
                     gain = max(gains)
                     part, height = options[int(np.argmax(gains))]
             track[frame] = [*(start + part * way), height]
+        track[-1] = [*end, 0.0]
         return track
 
     # what it did
@@ -273,6 +296,12 @@ class _Search:
         rays, drawn = self._around.sprite(block, pose)
         left = np.minimum(np.abs(self.pixels[frame, rays] - drawn), CAP).mean(1)
         return float((self._missing[frame, rays] - left).sum())
+
+    def share(self, frame: int, block: Block, pose: Pose) -> tuple[int, float]:
+        """Pixels of a block in view, and its gain as a share of what it would be were the block really there."""
+        rays, drawn = self._around.sprite(block, pose)
+        possible = np.minimum(np.abs(self._around.still_picture()[rays] - drawn), CAP).mean(1).sum()
+        return len(rays), self.gain(frame, block, pose) / max(float(possible), FAINTEST * len(rays), 1.0)
 
     def on_table(self, frame: int, block: Block) -> tuple[tuple[float, float], float]:
         """Where on the table a block explains a frame best, and its gain there."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -109,9 +110,22 @@ def render_scene(
 
 
 class Caster:
-    """Casts the frames of one scene."""
+    """Casts the frames of one scene.
 
-    def __init__(self, scene: Scene, size_px: int, supersample: int = SUPERSAMPLE) -> None:
+    Args:
+        scene: what is there and how it moves.
+        size_px: side of the square pictures.
+        supersample: rays along a pixel's side.
+        poses: where some of the blocks that do not move stand instead of their beginning.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        size_px: int,
+        supersample: int = SUPERSAMPLE,
+        poses: Mapping[int, Pose] = MappingProxyType({}),
+    ) -> None:
         self.scene, self.side, self.supersample = scene, size_px * supersample, supersample
         self.camera = Camera.of(scene)
         self.lamp = LAMP + np.asarray(scene.lamp_offset, np.float32)
@@ -120,7 +134,9 @@ class Caster:
         movers = {one.mover for one in scene.movements}
         self.movers = sorted(movers)
         self.still = [n for n in range(len(scene.blocks)) if n not in movers]
-        self._still_solids = {n: Solid.of(scene.blocks[n], scene.pose(n, 0.0)) for n in self.still}
+        self._still_solids = {
+            n: Solid.of(scene.blocks[n], poses.get(n) or scene.pose(n, 0.0)) for n in self.still
+        }
         self._still_hits = self._cast_still()
         self._still_light = self._shade(self._still_hits, self.rays, scene.blocks, self._still_solids)
 
@@ -196,7 +212,8 @@ class Caster:
         origins = np.tile(points + hits.normal[candidates] * np.float32(2e-3), (SHADOW_RAYS, 1))
         stopped = np.isfinite(solid.meet(origins, towards)[0]).reshape(SHADOW_RAYS, -1)
         hits.lit[:, candidates] &= ~stopped
-        return candidates[stopped.any(0)]
+        lost: Indices = candidates[stopped.any(0)]
+        return lost
 
     def _points(self, hits: Hits, part: Indices) -> Array:
         points: Array = self.camera.place + self.rays[part] * hits.distance[part, None]
@@ -323,7 +340,8 @@ def _gloss(normal: Array, to_lamp: Array, towards_eye: Array, sharpness: float) 
 
 
 def _unit(vectors: Array) -> Array:
-    return vectors / np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+    unit: Array = vectors / np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+    return unit
 
 
 def _colours(blocks: Sequence[Block]) -> Array:
@@ -346,4 +364,5 @@ def _encoded(light: Array) -> Array:
 
 
 def _linear(colour: tuple[int, int, int]) -> Array:
-    return (np.array(colour, np.float32) / 255) ** np.float32(2.2)
+    light: Array = (np.array(colour, np.float32) / np.float32(255)) ** np.float32(2.2)
+    return light

@@ -101,7 +101,8 @@ def _rings(points: Array, radius: float) -> Array:
         (np.sqrt(x + z) - ring) ** 2 + y,
         (np.sqrt(x + y) - ring) ** 2 + z,
     )
-    return np.sqrt(np.minimum(np.minimum(gaps[0], gaps[1]), gaps[2])) - tube
+    gap: Array = np.sqrt(np.minimum(np.minimum(gaps[0], gaps[1]), gaps[2])) - tube
+    return gap
 
 
 def _ring_normals(points: Array, radius: float) -> Array:
@@ -112,7 +113,8 @@ def _ring_normals(points: Array, radius: float) -> Array:
         offset = np.zeros(3, np.float32)
         offset[axis] = step
         normals[hit, axis] = _rings(points[hit] + offset, radius) - _rings(points[hit] - offset, radius)
-    return normals / np.maximum(np.sqrt(_dot(normals, normals)), 1e-9)[:, None]
+    unit: Array = normals / np.maximum(np.sqrt(_dot(normals, normals)), np.float32(1e-9))[:, None]
+    return unit
 
 
 MEET: dict[str, Callable[[Array, Array, float], Meeting]] = {

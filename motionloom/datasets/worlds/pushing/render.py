@@ -156,6 +156,6 @@ def _tray(rng: np.random.Generator, view: str) -> Floats:
     floor = light[..., None] * np.array([1.0, 0.93, 0.82])
     rim = np.array([0.16, 0.2, 0.27])
     around = np.array([0.05, 0.05, 0.055])
-    return floor * inside[..., None] + (rim * wall[..., None] + around * (1 - wall[..., None])) * (
-        1 - inside[..., None]
-    )
+    beyond = rim * wall[..., None] + around * (1 - wall[..., None])
+    tray: Floats = floor * inside[..., None] + beyond * (1 - inside[..., None])
+    return tray
