@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from motionloom.codecs.image_autoencoder import ImageAutoencoder
+from motionloom.conditions.asked import Asked
 from motionloom.denoisers.base import Request
 from motionloom.denoisers.hub import FETCH_MOTION, FETCH_SPATIAL, MOTION_REPOSITORY, SPATIAL_REPOSITORY
 from motionloom.denoisers.miva import MivaBase, MivaOptions, read_options
@@ -92,6 +93,25 @@ class AnimateDiffBase(MivaBase):
                 f"got {request.num_frames} frames, {self.name} knows the positions of {longest}",
                 fix=f"ask for {longest} frames or fewer; {self.num_frames} is what it was trained with",
             )
+
+    def notes(self, request: Request) -> list[str]:
+        """See `Base`: an adapter wants the GroupNorm and the noise it was trained with."""
+        notes = []
+        for one in request.motions:
+            trained = _trained_options(one)
+            if trained is None:
+                continue
+            wanted = [
+                f"{name}={getattr(trained, name)}"
+                for name in ("group_norm", "beta_schedule")
+                if getattr(trained, name) != getattr(self.options, name)
+            ]
+            if wanted:
+                notes.append(
+                    f"{one.name} was trained with {' and '.join(wanted)}; "
+                    + " ".join(f"--base-option {option}" for option in wanted)
+                )
+        return notes
 
     def scheduler(self) -> Any:
         """See `MivaBase`: timesteps 981, 961, ..., 1 in 50 steps; deterministic; no clipping."""
@@ -185,6 +205,19 @@ def chosen_options(options: Mapping[str, Any], name: str) -> AnimateDiffOptions:
             f'got convention="{convention}", expected one of {", ".join(CONVENTIONS)}', fix="choose one"
         )
     return read_options(AnimateDiffOptions, CONVENTIONS[convention] | rest, name)
+
+
+def _trained_options(one: Asked) -> AnimateDiffOptions | None:
+    """The options an adapter was trained under, as far as its file says: its own, or those of the release."""
+    assert one.adapter is not None, "check() lets no word through"
+    facts = one.adapter.facts
+    if "converted from" in facts:
+        return chosen_options({"convention": one.adapter.settings.preset}, one.name)
+    if "base_options" not in facts:
+        return None
+    names = {"convention", *AnimateDiffOptions.model_fields}
+    given = {name: value for name, value in facts["base_options"].items() if name in names}
+    return chosen_options(given, one.name)
 
 
 def _base(

@@ -181,6 +181,23 @@ def test_requests_that_cannot_be() -> None:
             wan_base.check(request_for(wan_base, motions=(motion,), **{option: True}))
 
 
+def test_an_adapter_wants_what_it_was_trained_with() -> None:
+    base = ml.load_base("tiny-animatediff")
+    adapter = new_adapter(base.denoiser.network)
+
+    def notes(facts: dict[str, Any], base: Base = base) -> list[str]:
+        adapter.facts = facts
+        return base.notes(request_for(base, motions=(Asked("rain", adapter=adapter),)))
+
+    assert notes({}) == notes({"base_options": {"device": "cpu", "shared_noise": 0.2}}) == []
+    (note,) = notes({"base_options": {"convention": "paper", "group_norm": "joint"}})
+    assert note.startswith("rain was trained with group_norm=joint and beta_schedule=linear; --base-option")
+    released = ml.load_base("tiny-animatediff", convention="released")
+    adapter.settings = adapter.settings.model_copy(update={"preset": "released"})
+    assert "group_norm=joint" in notes({"converted from": "adapter.pt"})[0]
+    assert notes({"converted from": "adapter.pt"}, released) == []
+
+
 # --- the catalogue ------------------------------------------------------------------------------------------
 
 
@@ -208,6 +225,11 @@ def test_missing_weights_name_the_command_that_fetches_them(name: str, command: 
     with pytest.raises(WeightsError) as problem:
         ml.load_base(name, device="cpu")
     assert command in problem.value.fix
+
+
+def test_mini_has_no_options() -> None:
+    with pytest.raises(ConfigError, match='mini has no option "shared_noise"'):
+        ml.load_base("mini", shared_noise=0.2)
 
 
 def test_an_unknown_name() -> None:
@@ -392,7 +414,7 @@ def test_official_animatediff_files_as_published(tmp_path: Path) -> None:
     tensors = {f"module.{name}": value for name, value in load_weights(motion)[0].items()}
     torch.save({"state_dict": tensors}, tmp_path / "v3_sd15_mm.ckpt")
     got, _ = read_official(tmp_path / "v3_sd15_mm.ckpt", checkpoint)
-    name = "down_blocks.0.motion_modules.1.transformer_blocks.0.attn2.to_k.weight"
+    name = "down_blocks.1.motion_modules.0.transformer_blocks.0.attn2.to_k.weight"
     assert torch.equal(got.get_parameter(name), network.get_parameter(name))
 
 
