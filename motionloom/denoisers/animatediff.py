@@ -26,6 +26,7 @@ from motionloom.denoisers.pretrained import (
     find_folder,
     load_part,
     quiet_diffusers,
+    with_random_values,
     without_values,
 )
 from motionloom.denoisers.text_free import TextFreeNetwork
@@ -172,10 +173,8 @@ def load_tiny(seed: int | str = 0, **options: Any) -> AnimateDiffBase:
     from diffusers import AutoencoderKL, UNetMotionModel
 
     chosen = chosen_options(options, "tiny-animatediff")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
-        network = UNetMotionModel(**TINY_NETWORK)
-        autoencoder = AutoencoderKL(**TINY_VAE)
+    models = (UNetMotionModel, TINY_NETWORK), (AutoencoderKL, TINY_VAE)
+    network, autoencoder = with_random_values(int(seed), *models)
     given = {"seed": int(seed)}
     return _base("tiny-animatediff", network, autoencoder, chosen, given, native_size_px=(64, 64))
 
@@ -288,8 +287,8 @@ def load_official(
     from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
-    unet = without_values(lambda: UNet2DConditionModel(**spatial_config))
-    autoencoder = without_values(lambda: AutoencoderKL(**vae_config))
+    unet = without_values(UNet2DConditionModel, spatial_config)
+    autoencoder = without_values(AutoencoderKL, vae_config)
     for model, prefix, convert in (
         (unet, "model.diffusion_model.", convert_ldm_unet_checkpoint),
         (autoencoder, "first_stage_model.", convert_ldm_vae_checkpoint),
@@ -299,7 +298,7 @@ def load_official(
         "block_out_channels": tuple(unet.config.block_out_channels),
         "motion_layers_per_block": unet.config.layers_per_block,
     }
-    adapter = without_values(lambda: MotionAdapter(**sizes, **motion_config))
+    adapter = without_values(MotionAdapter, {**sizes, **motion_config})
     load_strictly(adapter, motion_modules(read_part(motion_module), motion_module), motion_module)
     return _joined(unet, adapter, motion_module), autoencoder
 
@@ -314,8 +313,9 @@ def motion_modules(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) 
     """
     from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
 
+    translate: Any = convert_animatediff_checkpoint_to_diffusers  # all names but those of the tables
     named = {name.removeprefix("module."): value for name, value in tensors.items()}
-    converted: dict[str, Tensor] = convert_animatediff_checkpoint_to_diffusers(named)  # all but the tables
+    converted: dict[str, Tensor] = translate(named)
     for name, table in named.items():
         if not name.endswith(POSITIONS):
             continue

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,13 +106,22 @@ def load_part(kind: Any, folder: Path, part: str, dtype: torch.dtype, fetch: str
     return model
 
 
-def without_values(make: Callable[[], Any]) -> Any:
+def with_random_values(seed: int, *models: tuple[Any, Mapping[str, Any]]) -> list[Any]:
+    """Models (class, configuration) with random weights from a seed; no other random number is drawn."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return [kind(**config) for kind, config in models]
+
+
+def without_values(kind: Any, config: Mapping[str, Any]) -> Any:
     """A model whose parameters hold no values yet, for those of a file; nobody waits for random numbers."""
     import torch
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        model = make()
+        model = kind(**config)
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.is_meta:

@@ -23,6 +23,7 @@ from motionloom.denoisers.pretrained import (
     find_folder,
     load_part,
     to_precision,
+    with_random_values,
     without_values,
 )
 from motionloom.denoisers.text_free import TextFreeNetwork
@@ -118,10 +119,8 @@ def load_tiny(seed: int | str = 0, **options: Any) -> WanBase:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
     chosen = read_options(WanOptions, options, "tiny-wan")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
-        network = WanTransformer3DModel(**TINY_NETWORK)
-        autoencoder = AutoencoderKLWan(**TINY_VAE)
+    models = (WanTransformer3DModel, TINY_NETWORK), (AutoencoderKLWan, TINY_VAE)
+    network, autoencoder = with_random_values(int(seed), *models)
     return _base("tiny-wan", network, autoencoder, chosen, {"seed": int(seed)}, native_size_px=(64, 64))
 
 
@@ -178,8 +177,8 @@ def load_official(
         convert_wan_vae_to_diffusers,
     )
 
-    network = without_values(lambda: WanTransformer3DModel(**network_config))
-    autoencoder = without_values(lambda: AutoencoderKLWan(**(vae_config or {})))
+    network = without_values(WanTransformer3DModel, network_config)
+    autoencoder = without_values(AutoencoderKLWan, vae_config or {})
     fill(network, read_part(transformer), convert_wan_transformer_to_diffusers, transformer)
     fill(autoencoder, read_part(vae), convert_wan_vae_to_diffusers, vae)
     return network, autoencoder

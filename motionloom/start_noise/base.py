@@ -18,7 +18,8 @@ class StartNoise(Protocol):
         level: the noise level it starts at, as a fraction of the training time: 1 is the last timestep.
     """
 
-    level: float
+    @property
+    def level(self) -> float: ...
 
     def __call__(self, first_latent: Tensor | None, shape: tuple[int, ...], generator: Generators) -> Tensor:
         """One draw.

@@ -254,9 +254,15 @@ def test_from_refuses_another_adapter_and_other_weights(
     base: Base, adapters: list[Path], photo: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    assert animate(base, photo, "--motion", "motion1.safetensors", out="one.mp4") == 0
+    Image.new("L", (100, 80), 255).save("mask.png")
+    given = ["--motion", "motion1.safetensors", "--mask", "mask.png"]
+    assert animate(base, photo, *given, out="one.mp4") == 0
     repeat = ["animate", str(photo), "--from", "one.mp4", "-o", "clip.mp4"]
     capsys.readouterr()
+    Image.new("L", (100, 80), 200).save("mask.png")
+    assert main(repeat) == 2
+    assert '"mask.png" is not the file "one.mp4" was made from' in refusal(capsys)
+    Image.new("L", (100, 80), 255).save("mask.png")
     original = type(base).facts
     with monkeypatch.context() as other:
         other.setattr(type(base), "facts", lambda self: original(self) | {"weights": "others"})
