@@ -103,7 +103,9 @@ def _read(label: str, place: Path, found: Results) -> None:
 
 def read_run(label: str, folder: Path) -> Run:
     """A run folder's log and recipe. Damaged lines (a run that was killed while writing) are counted."""
-    records, events, damaged = [], [], 0
+    records: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
+    damaged = 0
     for line in _text_of(folder / LOG).splitlines():
         if not line.strip():
             continue

@@ -81,15 +81,15 @@ class Choices:
 class Section:
     id: str
     title: str
-    content: Html
+    content: Html | None
 
 
 def page_of(results: Results, shelf: Shelf, choices: Choices) -> str:
     """The whole page."""
     sets = results.sets
-    title = choices.title or ", ".join(
-        dict.fromkeys(one.label for one in (*sets, *results.runs, *results.studies))
-    )
+    labels = [one.label for one in sets] + [one.label for one in results.runs]
+    labels += [one.label for one in results.studies]
+    title = choices.title or ", ".join(dict.fromkeys(labels))
     sections = [section for section in _sections(results, shelf, choices) if section.content]
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -791,7 +791,7 @@ def _run_facts(run: Run) -> Html:
 # --- what is missing, and what made it
 
 
-def _not_measured(sets: Sequence[ScoreSet]) -> Html | None:
+def _not_measured(sets: Sequence[ScoreSet]) -> Html:
     left = [
         tag("li", tag("b", one.label), ": ", tag("code", item.metric), f" – {item.reason}. {item.fix}")
         for one in sets

@@ -49,7 +49,7 @@ def fit_strengths(counts: Counts, num_methods: int) -> Strengths | None:
         if np.abs(step).max() < TOLERANCE:
             break
         while (better := _log_likelihood(parameters + step, options, chosen_of)) < value - 1e-9:
-            step = step / 2
+            step *= 0.5
         parameters, value = parameters + step, better
     theta = parameters[:num_methods]
     return Strengths(theta - theta.mean(), float(parameters[-1]) if ties else None)
@@ -83,8 +83,7 @@ def _newton_step(parameters: Floats, options: Mapping[tuple[int, ...], Floats], 
         p, total = np.exp(_log_probabilities(parameters, rows)), chosen[shown].sum()
         gradient += rows.T @ (chosen[shown] - total * p)
         curvature += total * (rows.T * p) @ rows - total * np.outer(rows.T @ p, p @ rows)
-    step: Floats = np.linalg.lstsq(curvature, gradient, rcond=1e-12)[0]
-    return step
+    return np.asarray(np.linalg.lstsq(curvature, gradient, rcond=1e-12)[0], np.float64)
 
 
 def has_finite_strengths(counts: Counts, num_methods: int) -> bool:

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from motionloom.errors import InputError, ResourceError
 
-VERSION = 1
 KEY, VIEWER, ANSWERS, PAGE, CLIPS = "key.json", "viewer", "answers", "index.html", "clips"
 NO_DIFFERENCE = "none"
 MAX_ANSWER_FILE_BYTES = 4_000_000
@@ -46,7 +45,7 @@ class ClipKey(_Model):
 class Key(_Model):
     """key.json: the whole study with the methods' names."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     study: str = Field(description="identifies the study; answers carry it")
     title: str
     mode: Literal["pairs", "best"]
