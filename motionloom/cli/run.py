@@ -21,7 +21,7 @@ from motionloom.errors import ConfigError, MotionLoomError, ResourceError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: the one place where an error becomes a line and a code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words in ([], ["data"]):
+    if words in ([], ["data"], ["study"]):
         words.append("--help")
     options = words[: words.index("--")] if "--" in words else words
     debug, as_json = "--debug" in options, "--json" in options
