@@ -21,13 +21,15 @@ from motionloom.datasets.cater_captions import Mode, parse_caption
 from motionloom.datasets.layout import Entry
 from motionloom.datasets.survey import spread
 from motionloom.datasets.worlds.blocks.folder import read_scene
-from motionloom.datasets.worlds.blocks.observe import Observer, Seen, describe
+from motionloom.datasets.worlds.blocks.observe import SIDE_PX, Observer, Seen, describe
+from motionloom.datasets.worlds.blocks.render import Caster
 from motionloom.datasets.worlds.blocks.scene import TICKS, Scene
 from motionloom.datasets.worlds.precision import mean_precision, precision_of
 from motionloom.errors import InputError
 from motionloom.video.read import read_clip
 
 SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".gif", ".webp")
+IN_VIEW_PX = 20  # pixels, of 128 x 128, that a block must show at the end to be asked for
 DESCRIBED_BY = "analysis by synthesis (motionloom.datasets.worlds.blocks.observe)"
 
 
@@ -52,8 +54,8 @@ def measure_blocks(
     Returns:
         {"clips": scored, "described_by", "p_act", "p_re" in [0, 1] (see `precision`),
         "trajectory_error": table units from where a mover should be, mean over frames and movers,
-        "colour_permanence", "shape_permanence": share of blocks, without contained ones, found in
-        the last frame with the colour or shape they began with,
+        "colour_permanence", "shape_permanence": share of blocks that should be in view at the
+        end and are found with the colour or shape they began with,
         "diversity": table units between samples of one first frame, mean over frames, movers and pairs; None without them}
 
     Raises:
@@ -92,12 +94,12 @@ def measure_blocks(
 
 
 def kept(scene: Scene, seen: Sequence[Seen], attribute: Literal["colour", "shape"]) -> list[bool]:
-    """For each block that nothing should come to contain: is it there in the last frame, and looks as it began?"""
-    contained = {movement.contained for movement in scene.movements}
+    """For each block that should be in view at the end: is it there, and looks as it began?"""
+    _, mask = Caster(scene, SIDE_PX, supersample=1).frame(TICKS - 1.0)
     return [
         bool(np.isfinite(one.track[-1, 0])) and getattr(one.looks, attribute) == getattr(block, attribute)
         for one, block in zip(seen, scene.blocks, strict=True)
-        if one.number not in contained
+        if np.count_nonzero(mask == one.number + 1) >= IN_VIEW_PX
     ]
 
 

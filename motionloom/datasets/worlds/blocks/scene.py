@@ -245,11 +245,15 @@ def can_contain(cone: Block, other: Block) -> bool:
 
 
 def is_possible(scene: Scene) -> bool:
-    """True when no two blocks meet at any tick, except a cone and what it contains, and what the caption names is seen.
+    """True when no two blocks meet at any tick, except a cone and what it contains, and what the caption names can
+    be seen: at the beginning, and movers at the end.
 
     Ours: in CATER a thing that is named may stand hidden behind another.
     """
-    if any(_is_hidden(scene, number) for one in scene.movements for number in (one.mover, one.contained)):
+    named = {number for one in scene.movements for number in (one.mover, one.contained) if number is not None}
+    if any(_is_hidden(scene, number, 0.0) for number in named):
+        return False
+    if any(_is_hidden(scene, one.mover, TICKS - 1.0, one.contained) for one in scene.movements):
         return False
     pairs = [
         (a, b)
@@ -265,22 +269,25 @@ def is_possible(scene: Scene) -> bool:
     return True
 
 
-def _is_hidden(scene: Scene, number: int | None) -> bool:
-    """True when another block stands before the middle of this one, as the clip begins."""
-    if number is None:
-        return False
-    eye, middle = CAMERA_PLACE + np.asarray(scene.camera_offset), _middle(scene.blocks[number])
-    sight = middle - eye
+def _is_hidden(scene: Scene, number: int, tick: float, inside: int | None = None) -> bool:
+    """True when another block, but the one inside it, stands before the middle of this one."""
+    eye = CAMERA_PLACE + np.asarray(scene.camera_offset)
+    sight = _middle(scene, number, tick) - eye
     for other, block in enumerate(scene.blocks):
-        to_other = _middle(block) - eye
+        to_other = _middle(scene, other, tick) - eye
         part = float(to_other @ sight / (sight @ sight))
-        if other != number and part < 1 and np.linalg.norm(to_other - part * sight) < 0.9 * block.radius:
+        if (
+            other not in (number, inside)
+            and part < 1
+            and np.linalg.norm(to_other - part * sight) < 0.9 * block.radius
+        ):
             return True
     return False
 
 
-def _middle(block: Block) -> Floats:
-    return np.array([*block.position, 0.4 * block.height])
+def _middle(scene: Scene, number: int, tick: float) -> Floats:
+    x, y, z = scene.pose(number, tick).base
+    return np.array([x, y, z + 0.4 * scene.blocks[number].height])
 
 
 def _meet(scene: Scene, a: int, pose_a: Pose, b: int, pose_b: Pose) -> bool:
