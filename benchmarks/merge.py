@@ -52,7 +52,7 @@ def write_checkpoint(path: Path, gigabytes: float, seed: int) -> None:
     with PiecewiseFile(path, tensors, {}) as file:
         for index, (_, _, shape) in enumerate(tensors):
             count = torch.Size(shape).numel()
-            file.write(noise.roll(7919 * index)[:count] if count <= len(noise) else noise.repeat(2)[:count])
+            file.write(noise[7919 * index % 1_000_000 :][:count])
 
 
 def drop_from_cache(paths: list[Path]) -> None:
@@ -130,6 +130,27 @@ def copy(source: Path, out: Path, cold: bool) -> dict[str, Any]:
     return {"job": "cp", "cold": cold, **facts}
 
 
+def measured(inputs: list[Path], out: Path, cold: bool, with_naive: bool) -> list[dict[str, Any]]:
+    """Every job, printed as it is done."""
+    rows = [copy(inputs[0], out, cold)]
+    show(rows[0], rows[0])
+    for name in [*METHODS, *(["naive"] if with_naive and not cold else [])]:
+        rows.append(run(name, inputs, out, cold))
+        show(rows[-1], rows[0])
+    return rows
+
+
+def show(row: dict[str, Any], cp: dict[str, Any]) -> None:
+    """One line. By CPU time: bytes moved a CPU second, in which other load has no say."""
+    share = row["gigabytes_per_second"] / cp["gigabytes_per_second"]
+    by_cpu = share * row["seconds"] / row["cpu_seconds"] * cp["cpu_seconds"] / cp["seconds"]
+    print(
+        f"{'cold' if row['cold'] else 'warm'} {row['job']:24}{row['seconds']:7.1f} {row['cpu_seconds']:7.1f} "
+        f"{row['gigabytes_per_second']:7.2f} {share:7.2f} {by_cpu:19.2f} {row.get('peak_mb', 0):9.0f}",
+        flush=True,
+    )
+
+
 def remove(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     for path in (out, out.with_name(out.name + ".safetensors")):
@@ -157,31 +178,15 @@ def main() -> None:
     if shutil.disk_usage(asked.folder).free < needed:
         sys.exit(f"{asked.folder} needs {needed / 1e9:.0f} GB free")
     for seed, path in enumerate(inputs):
-        if not path.exists():
-            write_checkpoint(path, asked.gigabytes, seed)
+        if not path.exists():  # complete or absent
+            write_checkpoint(path.with_suffix(".part"), asked.gigabytes, seed)
+            path.with_suffix(".part").rename(path)
     out = asked.folder / "out"
-    rows = []
-    for cold in (False, True):
-        rows.append(copy(inputs[0], out, cold))
-        rows += [run(name, inputs, out, cold) for name in METHODS]
-        if not cold and not asked.without_naive:
-            rows.append(run("naive", inputs, out, cold))
-        print(
-            f"\n{'cold' if cold else 'warm'}: job, seconds, CPU seconds, GB/s, of cp, of cp by CPU time, peak MB",
-            flush=True,
-        )
-        cp = next(row for row in rows if row["job"] == "cp" and row["cold"] == cold)
-        for row in (row for row in rows if row["cold"] == cold):
-            share = row["gigabytes_per_second"] / cp["gigabytes_per_second"]
-            moved = (
-                row["gigabytes_per_second"] * row["seconds"] / row["cpu_seconds"]
-            )  # a CPU second: other load has no say
-            by_cpu = moved / (cp["gigabytes_per_second"] * cp["seconds"] / cp["cpu_seconds"])
-            print(
-                f"{row['job']:24} {row['seconds']:7.1f} {row['cpu_seconds']:7.1f} "
-                f"{row['gigabytes_per_second']:6.2f} {share:6.2f} {by_cpu:6.2f} {row.get('peak_mb', float('nan')):7.0f}",
-                flush=True,
-            )
+    print(
+        "                                  s   CPU s    GB/s   of cp   of cp by CPU time   peak MB",
+        flush=True,
+    )
+    rows = [row for cold in (False, True) for row in measured(inputs, out, cold, not asked.without_naive)]
     if asked.out:
         asked.out.write_text(json.dumps({"gigabytes": asked.gigabytes, "rows": rows}, indent=2) + "\n")
 

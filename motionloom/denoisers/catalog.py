@@ -149,7 +149,7 @@ def load_base(name: str | os.PathLike[str], **options: Any) -> Base:
     if not Path(given).is_dir() and given.count("/") != 1:
         raise ConfigError(f'there is no base "{given}"', fix=suggest(given, list(BASES), "bases"))
     folder = find_folder(given, revision=options.get("revision"))
-    dial = {key: options.pop(key) for key in ("motion_degree", "control") if key in options}
+    dial: dict[str, Any] = {key: options.pop(key) for key in ("motion_degree", "control") if key in options}
     base = _load(FOLDERS[_kind_of(folder)], given, options, folder)
     base.name = folder.name if Path(given).is_dir() else given
     return _dialled(base, folder, dial)

@@ -151,7 +151,7 @@ class Checkpoint(Mapping[str, Tensor]):
         raw = buffer[:size_bytes]
         if size_bytes:
             at = found.start_byte + start * found.dtype.itemsize
-            found.file.read_into(at, memoryview(raw.numpy()), hashed)
+            found.file.read_into(at, raw.numpy().data, hashed)
         return raw.view(found.dtype)
 
     def close(self) -> None:
@@ -308,7 +308,7 @@ def _open_archive(path: Path, content: str) -> WeightsFile:
                 f'cannot read weights "{path}": "{name}" is a view, not a tensor of its own',
                 fix="export it as safetensors",
             )
-        start_byte = int(offset) + tensor.storage_offset() * tensor.dtype.itemsize
+        start_byte = int(offset) + int(tensor.storage_offset()) * tensor.dtype.itemsize
         opened.tensors[name] = Stored(opened, tensor.dtype, tuple(tensor.shape), start_byte)
     return opened
 

@@ -23,7 +23,7 @@ from motionloom.durable import sha256_of
 from motionloom.errors import ConfigError, WeightsError
 from motionloom.merging.checkpoint import EXPERTS_FOLDER, Checkpoint, open_checkpoint
 from motionloom.merging.recipe import ScheduleSection
-from motionloom.sampling.experts import Experts, Schedule, Switched, noise_level, timestep_fraction
+from motionloom.sampling.experts import Experts, Level, Schedule, Switched, noise_level, timestep_fraction
 from motionloom.start_noise.base import StartNoise
 
 DIAL = ("motion_degree", "control")  # options of `load_base`
@@ -60,7 +60,7 @@ class DialledBase(Base):
     def _build(self) -> Experts:
         network: nn.Module = getattr(self.denoiser, "network", self.denoiser)
         section = _schedule(self._folder)
-        level = timestep_fraction
+        level: Level = timestep_fraction
         if section.unit == "noise_level":
             level = noise_level(self._base.schedule(None))  # type: ignore[arg-type]  # noise levels ask nothing of a request
         schedule = Schedule(section.boundary, section.blend, section.width, level=level)

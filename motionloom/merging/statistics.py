@@ -37,4 +37,5 @@ def regmean(tuned: Sequence[Tensor], grams: Sequence[Tensor], shrink: float = 0.
     total = torch.stack(mixed).sum(0).double()
     right = sum(gram.double() @ weight.double().T for gram, weight in zip(mixed, tuned, strict=True))
     assert isinstance(right, Tensor)
-    return torch.linalg.lstsq(total, right, driver="gelsd").solution.T.float().contiguous()
+    solution: Tensor = torch.linalg.lstsq(total, right, driver="gelsd").solution
+    return solution.T.float().contiguous()

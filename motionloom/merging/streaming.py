@@ -57,7 +57,7 @@ class Merge:
     def dtype(self, name: str) -> torch.dtype:
         """Of a tensor of the result."""
         own, asked = self.stored(name).dtype, self.recipe.dtype
-        return own if asked == "keep" or not own.is_floating_point else getattr(torch, asked)  # type: ignore[no-any-return]
+        return own if asked == "keep" or not own.is_floating_point else getattr(torch, asked)
 
     def inputs(self) -> list[tuple[str, Checkpoint]]:
         """(role, checkpoint) of everything that is read."""
@@ -250,7 +250,7 @@ class PiecewiseFile:
 
     def write(self, piece: Tensor) -> None:
         """The next elements."""
-        raw = memoryview(piece.contiguous().flatten().view(torch.uint8).numpy())
+        raw = piece.contiguous().flatten().view(torch.uint8).numpy().data
         self._digest.update(raw)
         self._stream.write(raw)
         self._written_bytes += len(raw)

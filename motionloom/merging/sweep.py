@@ -19,11 +19,12 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from motionloom.denoisers.base import Base
-from motionloom.denoisers.catalog import load_base
+from motionloom.denoisers.catalog import BASES, load_base
 from motionloom.durable import write_folder_durably, write_json
 from motionloom.errors import ConfigError, InputError
 from motionloom.generate import generate
 from motionloom.merge import merge
+from motionloom.merging.dial import DialledBase
 from motionloom.merging.methods import EXPERTS
 from motionloom.merging.recipe import MergeRecipe, load_merge_recipe, varied
 from motionloom.metrics.base import Item
@@ -32,6 +33,7 @@ from motionloom.metrics.flow_motion import MotionByLucasKanade
 from motionloom.video.clip import Clip
 from motionloom.video.picture import read_picture
 from motionloom.video.resize import resize
+from motionloom.weights import load_strictly, load_weights, save_weights
 
 Picture = npt.NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
@@ -90,8 +92,8 @@ class SweepResult:
         known = [(one.value, one.motion_degree) for one in self.measured if math.isfinite(one.motion_degree)]
         if len(known) < 3:
             return "unclear"
-        ranks = np.argsort(np.argsort(np.array(known, dtype=np.float64), axis=0), axis=0)
-        correlation = float(np.corrcoef(ranks.T)[0, 1])
+        values, degrees = (np.argsort(np.argsort(column)) for column in zip(*known, strict=True))
+        correlation = float(np.corrcoef(values, degrees).flatten()[1])
         if abs(correlation) < CLEAR_CORRELATION:
             return "unclear"
         return "raises" if correlation > 0 else "lowers"
@@ -155,7 +157,7 @@ def run_sweep(
     """Merge at each value, animate the probes, measure; write `sweep.json` and `sheet.png`.
 
     Args:
-        recipe: its base must be one that animates: mini, or a folder that `load_base` reads.
+        recipe: its base must be one that animates: a name `motionloom bases` lists, or a folder that `load_base` reads.
         name: a number of its method.
         values: to try; the base itself is always measured beside them.
         probe: a photo, or a folder of them.
@@ -215,17 +217,33 @@ def _fitted(photo: Picture, base: Base) -> Picture:
     """At the base's own size, or at a short side that measures quickly."""
     height, width = photo.shape[:2]
     if base.native_size_px is not None:
-        return resize(photo[None], base.native_size_px[1], base.native_size_px[0], "crop")[0]
-    scale = min(1.0, PROBE_SIDE_PX / min(height, width))
-    return resize(photo[None], round(width * scale), round(height * scale), "crop")[0]
+        height, width = base.native_size_px
+    else:
+        scale = min(1.0, PROBE_SIDE_PX / min(height, width))
+        height, width = round(height * scale), round(width * scale)
+    fitted: Picture = resize(photo[None], width, height, "crop")[0]
+    return fitted
 
 
 def _merged_base(recipe: MergeRecipe) -> Base:
     """The base a recipe makes, through a folder that is gone once it is loaded."""
     export = "experts" if recipe.method.outputs == EXPERTS else "full"
+    values = {**recipe.model_dump(mode="json"), "exports": [export]}
     with tempfile.TemporaryDirectory(prefix="motionloom-sweep-") as folder:
-        merge({**recipe.model_dump(mode="json"), "exports": [export]}, Path(folder, "base"))
-        return load_base(Path(folder, "base"))
+        merged, named = Path(folder, "merged"), Path(folder, "network.safetensors")
+        if recipe.base == "mini" or recipe.base not in BASES:
+            merge(values, merged)
+            return load_base(merged)
+        base = load_base(
+            recipe.base
+        )  # has no file of its own, or one in another form: its network becomes one
+        network = base.denoiser.network
+        save_weights(named, network.state_dict())
+        merge({**values, "base": str(named)}, merged)
+        if export == "experts":
+            return DialledBase(base, merged)
+        load_strictly(network, load_weights(merged / named.name)[0], merged / named.name)
+        return base
 
 
 def _animated(base: Base, stills: list[Picture], animating: Mapping[str, Any]) -> list[Clip]:

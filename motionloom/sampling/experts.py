@@ -198,7 +198,8 @@ class Experts:
         changed = _differ(late, parameter)
         exchange = _Exchange(parameter, _packed(changed), late[changed])
         if parameter.element_size() == 2:
-            self._exchanges[name] = min(exchange, _Steps(parameter, late), key=lambda form: form.extra_bytes)
+            steps = _Steps(parameter, late)
+            self._exchanges[name] = steps if steps.extra_bytes < exchange.extra_bytes else exchange
         elif parameter.dtype != torch.float32 or exchange.extra_bytes < parameter.nbytes / 2:
             self._exchanges[name] = exchange
         else:

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from motionloom.cli import main
+from motionloom.denoisers.catalog import load_base
 from motionloom.merging.recipe import load_merge_recipe
 from motionloom.merging.sweep import Measurement, SweepResult, run_sweep
 from motionloom.weights import load_weights, save_weights
@@ -120,3 +121,19 @@ def test_recipes_read(name: str) -> None:
 def _written(text: str) -> str:
     Path("again.yaml").write_text(text)
     return "again.yaml"
+
+
+@pytest.mark.parametrize("kind", ["extrapolate", "decouple"])
+def test_sweep_of_a_video_network(kind: str) -> None:
+    """A base made on the spot: its network is merged under its own names, with two experts or with one model."""
+    network = load_base("tiny-animatediff").denoiser.network
+    moved = {name: 1.1 * w if "motion_modules" in name else w for name, w in network.state_dict().items()}
+    save_weights("tuned.safetensors", moved)
+    Image.new("RGB", (64, 64), "teal").save("a.png")
+    recipe = {"method": {"kind": kind, **({"alpha": 0.0} if kind == "extrapolate" else {})}}
+    recipe |= {"base": "tiny-animatediff", "tuned": "tuned.safetensors", "groups": ["temporal_attention"]}
+    number = "alpha" if kind == "extrapolate" else "dyn_beta"
+    result = run_sweep(recipe, number, [2.0], Path("a.png"), Path("swept"), frames=4, steps=2)
+    assert [one.value for one in result.measured] == [2.0]
+    assert result.measured[0].first_frame == pytest.approx(1.0, abs=1e-6)
+    assert Path("swept/sweep.json").is_file()
