@@ -106,6 +106,7 @@ class SetDistance(Metric):
             )
         if len({row.num_frames for row in (*rows, *references)}) > 1 and self.window.frames is None:
             warnings.append("clips of different lengths")
+        longest = max(row.num_frames for row in rows)
         interval = (
             (value - 1.96 * error, value + 1.96 * error) if error is not None and error == error else None
         )
@@ -122,7 +123,7 @@ class SetDistance(Metric):
             sample=Sample(
                 num_real=len(references),
                 num_generated=len(rows),
-                num_frames=self.window.frames or max(row.num_frames for row in rows),
+                num_frames=min(self.window.frames or longest, longest),
                 num_features=real.shape[1],
             ),
             warnings=tuple(warnings),

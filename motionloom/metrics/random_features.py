@@ -52,7 +52,7 @@ class RandomFeatureDistance(SetDistance):
 
     name = "fd_random3d"
     feature = "random-3d-v1"
-    definition = "ours: Fréchet distance of FD(random-3d-v1) features, 64 px"
+    definition = "ours: Fréchet distance of random-3d-v1 features, 64 px, at most the window's frames"
 
     def __init__(self, window: Window, small_sets: bool = False) -> None:
         super().__init__(window, small_sets)
@@ -60,6 +60,7 @@ class RandomFeatureDistance(SetDistance):
         self.network = RandomConv3d().eval()
 
     def measure(self, item: Item) -> Measured:
-        small = F.interpolate(as_pixels(self.window.of(item)), (SIDE_PX, SIDE_PX), mode="area")
+        frames = item.clip.frames[: self.window.frames]  # time is averaged: a shorter clip has features, too
+        small = F.interpolate(as_pixels(frames), (SIDE_PX, SIDE_PX), mode="area")
         clip = (small / 127.5 - 1).permute(1, 0, 2, 3)[None]
         return Measured(features={self.feature: self.network(clip)})

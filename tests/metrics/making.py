@@ -90,5 +90,5 @@ def filled(module: nn.Module) -> nn.Module:
             drawn = 1 + 0.1 * drawn
         else:
             drawn = 0.05 * drawn
-        value.copy_(torch.from_numpy(drawn))
+        value.copy_(torch.from_numpy(np.asarray(drawn)))
     return module.eval()

@@ -21,6 +21,7 @@ from motionloom.metrics.networks.dino import DINO, load_dino
 from motionloom.metrics.networks.table import Networks
 from motionloom.metrics.subject_consistency import SubjectConsistency
 from motionloom.video.clip import Clip
+from motionloom.weights import load_weights, save_weights
 from tests.metrics.making import filled, noise_clip, pan, stream
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -68,14 +69,28 @@ def test_position_codes_follow_dino_where_transformers_does_not() -> None:
     codes = model.embeddings.interpolate_pos_encoding(torch.zeros(1, 337, 16), 224, 398)
     assert codes.shape == (1, 1 + 14 * 24, 16)
     # a wide grid scaled by (24 + 0.1) / 14: place x is read at (x + 1/2) 14 / 24.1 - 1/2 of the square one
-    ramp = torch.arange(14.0).expand(14, 14)
+    values = stream("codes").standard_normal(14)
     with torch.no_grad():
-        model.embeddings.position_embeddings[0, 1:, 0] = ramp.flatten()
-    row = model.embeddings.interpolate_pos_encoding(torch.zeros(1, 337, 16), 224, 398)[0, 1:, 0].view(14, 24)[
-        7
-    ]
-    expected = (torch.arange(24.0) + 0.5) * 14 / 24.1 - 0.5
-    assert torch.allclose(row[4:-4], expected[4:-4], atol=0.02)
+        model.embeddings.position_embeddings[0, 1:, 0] = (
+            torch.from_numpy(values).float().expand(14, 14).flatten()
+        )
+        wide = model.embeddings.interpolate_pos_encoding(torch.zeros(1, 337, 16), 224, 398)[0, 1:, 0]
+    row = wide.view(14, 24)[7].numpy()
+    expected = [cubic(values, (x + 0.5) * 14 / 24.1 - 0.5) for x in range(24)]
+    plain = [cubic(values, (x + 0.5) * 14 / 24 - 0.5) for x in range(24)]
+    assert row == pytest.approx(expected, abs=1e-4)
+    assert np.abs(row - plain).max() > 1e-2
+
+
+def cubic(values: np.ndarray, at: float, a: float = -0.75) -> float:
+    """Keys' cubic convolution, borders repeated."""
+    start = int(np.floor(at))
+    total = 0.0
+    for k in range(start - 1, start + 3):
+        d = abs(at - k)
+        near, far = (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4)
+        total += values[min(max(k, 0), len(values) - 1)] * (near if d <= 1 else far)
+    return total
 
 
 def test_subject_and_background_on_tiny_networks(tmp_path: Path) -> None:
@@ -127,7 +142,14 @@ def test_clip_sees_a_cropped_square() -> None:
     assert for_clip(pixels, 32).shape == (1, 3, 32, 32)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    vit().save_pretrained(tmp_path / "clip-vit-base-patch32")
-    with pytest.raises(WeightsError, match="is no CLIPModel|cannot load CLIPModel"):
+def test_a_folder_that_lacks_a_key_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "clip-vit-base-patch32"
+    clip_model().save_pretrained(folder)
+    tensors, _ = load_weights(folder / "model.safetensors")
+    del tensors["visual_projection.weight"]
+    save_weights(folder / "model.safetensors", tensors, {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"is no CLIPModel: 1 keys are missing \(visual_projection.weight"):
+        Networks(tmp_path).load("clip-vit-base-patch32")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="no .safetensors in it"):
         Networks(tmp_path).load("clip-vit-base-patch32")

@@ -120,16 +120,16 @@ def clips(name: str, count: int, blur: int = 0) -> list[Item]:
 
 def test_random_features_order_copies_and_corruption() -> None:
     metric = RandomFeatureDistance(Window(4), small_sets=True)
-    real, own = clips("r", 18), clips("g", 18)
+    real, own = clips("r", 16), clips("g", 16)
     found = metric(own, real)
     assert metric(own[::-1], real[::-1]) == found
     assert metric(real, real)["fd_random3d"] == pytest.approx(0, abs=1e-9)
-    blurred = [metric(clips("g", 18, blur), real)["fd_random3d"] for blur in (3, 5, 9)]
+    blurred = [metric(clips("g", 16, blur), real)["fd_random3d"] for blur in (3, 5, 9)]
     assert found["fd_random3d"] < blurred[0] < blurred[1] < blurred[2]
     summary = metric.summarise(*[[_row(metric, item) for item in items] for items in (own, real)])
     sample = summary["fd_random3d"].sample
-    assert sample is not None and (sample.num_real, sample.num_generated, sample.num_frames) == (18, 18, 4)
-    assert "18 real and 18 generated" in summary["fd_random3d"].warnings[0]
+    assert sample is not None and (sample.num_real, sample.num_generated, sample.num_frames) == (16, 16, 4)
+    assert "16 real and 16 generated" in summary["fd_random3d"].warnings[0]
     assert summary["fd_random3d/per_class"].num_clusters == 2
     assert summary["fd_random3d/per_subject"].spread is not None
 
@@ -223,7 +223,8 @@ def test_fid_pools_frames() -> None:
     metric = FID(Window(4), True, Mean())
     real, own = clips("r", 4), clips("g", 4)
     assert metric.checked(real[0]).features["inception"].shape == (4, 3)
-    assert metric(real, real)["fid"] == pytest.approx(0, abs=1e-9) < metric(own, real)["fid"]
+    assert metric(real, real)["fid"] == pytest.approx(0, abs=1e-9)
+    assert metric(own, real)["fid"] > 1e-6
 
 
 def test_videomae_takes_its_own_number_of_frames() -> None:

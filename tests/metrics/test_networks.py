@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from motionloom.errors import ConfigError, WeightsError
-from motionloom.metrics.networks.c3d import C3D
+from motionloom.metrics.networks.c3d import C3D, prepared
 from motionloom.metrics.networks.convert import add_weights
 from motionloom.metrics.networks.i3d import I3D
 from motionloom.metrics.networks.inception import Inception
@@ -101,17 +101,18 @@ def test_lpips_is_the_packages(tmp_path: Path) -> None:
     assert float(lpips(a, a)) == 0
 
 
-@torch.no_grad()
 def test_c3d_prepares_clips_as_its_release() -> None:
-    """On the first convolution's input: BGR, times 128, aligned corners, plus 128 minus the mean's crop."""
-    network = C3D(num_classes=5)
-    network.mean.copy_(drawn("mean", 3, 16, 128, 171) * 100)
-    seen = []
-    network.conv1a.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    """BGR, times 128, aligned corners, plus 128 minus the mean's crop; and the layers fit each other."""
+    mean = drawn("mean", 3, 16, 128, 171) * 100
     clip = drawn("clip", 1, 3, 16, 112, 112) * 2 - 1
-    assert network(clip).shape == (1, 5)
-    expected = clip.flip(1) * 128 + 128 - network.mean[:, :, 8:120, 8:120]
-    assert torch.allclose(seen[0], expected, atol=1e-3)
+    expected = clip.flip(1) * 128 + 128 - mean[:, :, 8:120, 8:120]
+    assert torch.allclose(prepared(clip, mean), expected, atol=1e-3)
+    ramp = torch.linspace(-1, 1, 64).expand(1, 3, 16, 64, 64)
+    assert prepared(ramp, mean * 0)[0, 0, 0, 0, [0, -1]].tolist() == pytest.approx(
+        [0, 256]
+    )  # corners on corners
+    with torch.device("meta"):
+        assert C3D()(torch.zeros(2, 3, 16, 64, 64)).shape == (2, 101)
 
 
 def test_parameters_are_as_many_as_published() -> None:

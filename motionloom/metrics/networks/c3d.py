@@ -42,18 +42,21 @@ class C3D(nn.Module):
         self.register_buffer("mean", torch.zeros(3, FRAMES, 128, 171))
 
     def forward(self, clips: Tensor) -> Tensor:
-        """(B, 3, 16, H, W), RGB -1..1 => (B, 101) logits.
-
-        Channels are swapped to BGR, scaled by 128, resized to 112 with aligned corners, and the training set's mean
-        clip (its crop at 8 from the corner) is taken off.
-        """
-        frames = (clips.flip(1) * 128).transpose(1, 2).flatten(0, 1)
-        small = F.interpolate(frames, (SIDE_PX, SIDE_PX), mode="bilinear", align_corners=True)
-        x = small.view(len(clips), FRAMES, 3, SIDE_PX, SIDE_PX).transpose(1, 2)
-        x = x + 128 - self.mean[:, :, 8 : 8 + SIDE_PX, 8 : 8 + SIDE_PX]
+        """(B, 3, 16, H, W), RGB -1..1 => (B, 101) logits."""
+        x = prepared(clips, self.mean)
         for name in WIDTHS:
             x = self.get_submodule(name)(x).relu()
             if name in POOLED_AFTER:
                 window = (1, 2, 2) if name == "conv1a" else (2, 2, 2)
                 x = F.max_pool3d(x, window, window, ceil_mode=True)  # Chainer covers the border
         return self.fc8(self.fc7(self.fc6(x.flatten(1)).relu()).relu())  # type: ignore[no-any-return]
+
+
+def prepared(clips: Tensor, mean: Tensor) -> Tensor:
+    """RGB -1..1 => BGR times 128, at 112 with aligned corners, plus 128, less the training set's mean clip (its crop at
+    8 from the corner): (B, 3, 16, H, W), (3, 16, 128, 171) => (B, 3, 16, 112, 112).
+    """
+    frames = (clips.flip(1) * 128).transpose(1, 2).flatten(0, 1)
+    small = F.interpolate(frames, (SIDE_PX, SIDE_PX), mode="bilinear", align_corners=True)
+    x = small.view(len(clips), FRAMES, 3, SIDE_PX, SIDE_PX).transpose(1, 2)
+    return x + 128 - mean[:, :, 8 : 8 + SIDE_PX, 8 : 8 + SIDE_PX]

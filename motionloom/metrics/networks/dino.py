@@ -7,8 +7,9 @@ transformers' `ViTModel` equals DINO at 224 x 224. Elsewhere the codes are inter
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,11 @@ class DINO(nn.Module):
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()
         self.vit = vit
-        vit.embeddings.interpolate_pos_encoding = MethodType(_position_codes, vit.embeddings)  # type: ignore[union-attr, assignment]
+        embeddings: Any = vit.embeddings
+        patch_px = int(vit.config.patch_size)  # type: ignore[union-attr, arg-type]
+        embeddings.interpolate_pos_encoding = partial(
+            _position_codes, embeddings.position_embeddings, patch_px
+        )
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W), ImageNet-normalised => (N, d), the CLS token after the final norm."""
@@ -40,11 +45,9 @@ def load_dino(path: Path) -> DINO:
     return DINO(vit)
 
 
-def _position_codes(self: nn.Module, embeddings: Tensor, height: int, width: int) -> Tensor:
-    """DINO's rule: (1, 1 + n, d) for n = h w places of a height x width picture."""
-    codes: Tensor = self.position_embeddings  # type: ignore[assignment]
+def _position_codes(codes: Tensor, patch_px: int, tokens: Tensor, height: int, width: int) -> Tensor:
+    """DINO's rule: the codes (1, 1 + n, d) for n = h w patches of a height x width picture."""
     side = round((codes.shape[1] - 1) ** 0.5)
-    patch_px = int(self.config.patch_size)  # type: ignore[union-attr, arg-type]
     rows, columns = height // patch_px, width // patch_px
     if (rows, columns) == (side, side):
         return codes
