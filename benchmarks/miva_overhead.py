@@ -2,9 +2,10 @@
 
     python benchmarks/miva_overhead.py --frames 16 --size 256 --out overhead.json
 
-Processor seconds of one forward pass, which other processes on the machine disturb little: the plain network (with 77 text
-tokens), one adapter, two adapters, and a masked adapter at a mask step (video and mask frames together). The paper, on a V100
-and for 50 steps: base 40.04 s, MIVA 44.50 s (1.11), M-MIVA with masks at every step 114.25 s (2.85), at 8 steps 54.53 s (1.36).
+Processor seconds of one forward pass, which other processes on the machine disturb little: the plain network (with 77
+text tokens), one adapter, two adapters, and a masked adapter at a mask step (video and mask frames together). The paper,
+on a V100 and for 50 steps: base 40.04 s, MIVA 44.50 s (1.11), M-MIVA with masks at every step 114.25 s (2.85), at 8 steps
+54.53 s (1.36).
 """
 
 from __future__ import annotations

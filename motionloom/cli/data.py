@@ -185,3 +185,49 @@ def camera(
     with progress_bar(shown=not as_json) as progress:
         written = write_camera_clips(photos, out, what, lambda done, total: progress("clips", done, total))
     show({"folder": out, "clips": written} if as_json else out)
+
+
+@app.command(epilog="Example: motionloom data mask clips/horse -o clips/horse_masks")
+def mask(
+    clips: Annotated[Path, typer.Argument(help="A folder of clips.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="MASKS", help="The folder to write.")],
+    box: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEFT,TOP,RIGHT,BOTTOM",
+            help="Where the subject is, in shares of the frame. Default: what moves.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write first masks of the clips' subject, for masked training; look at them and correct them.
+
+    No network is used: the subject is told apart by its motion, or a box, and by its colours.
+    """
+    from motionloom.datasets.subject_masks import write_masks
+
+    with progress_bar(shown=not as_json) as progress:
+        written, refused = write_masks(
+            clips, out, _parse_box(box), lambda done, total: progress("masks", done, total)
+        )
+    facts = {
+        "folder": out,
+        "how": "motion and colour" if box is None else "box and colour",
+        "masks": [{"clip": one.name, "share": round(one.share, 4), "note": one.note} for one in written],
+        "refused": [{"clip": name, "reason": reason} for name, reason in refused],
+    }
+    show(facts if as_json else outline(facts))
+
+
+def _parse_box(text: str | None) -> tuple[float, float, float, float] | None:
+    from motionloom.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"got --box {text!r}, expected four numbers", fix="for example --box 0.2,0.1,0.8,0.9"
+        ) from None
+    return left, top, right, bottom

@@ -99,7 +99,7 @@ def segment(frames: npt.NDArray[np.uint8], box: Box | None = None) -> npt.NDArra
     labels = prior
     codes = _colour_codes(small)
     for _ in range(ROUNDS):
-        odds = _colour_odds(codes, labels) + torch.logit(prior.clamp(0.02, 0.98))
+        odds = _colour_odds(codes, labels) + torch.logit(prior)
         labels = _smooth(torch.sigmoid(odds))
     mask = F.interpolate(labels[:, None], (height, width), mode="bilinear")[:, 0] > 0.5
     out: npt.NDArray[np.uint8] = mask.to(torch.uint8).mul(255).numpy()
@@ -107,22 +107,22 @@ def segment(frames: npt.NDArray[np.uint8], box: Box | None = None) -> npt.NDArra
 
 
 def _moving(frames: Tensor) -> Tensor:
-    """(T, 3, h, w) => (T, h, w), 0..1: how far each place is from its median over time."""
+    """(T, 3, h, w) => (T, h, w), 0.1..0.9: how far each place is from its median over time."""
     distance = _smooth((frames - frames.median(dim=0).values).abs().mean(dim=1))
     strongest = (
         float(distance.flatten().quantile(0.995)) if distance.numel() < 2**24 else float(distance.max())
     )
     if strongest < SMALLEST_MOTION:
         raise InputError("nothing moves in it", fix="say where the subject is: --box LEFT,TOP,RIGHT,BOTTOM")
-    return (distance / (0.5 * strongest)).clamp(0, 1)
+    return (distance / strongest).clamp(0.1, 0.9)
 
 
 def _in_box(count: int, size: tuple[int, int], box: Box) -> Tensor:
-    """(T, h, w): 0.7 inside, next to nothing outside."""
+    """(T, h, w): undecided inside, next to nothing outside."""
     prior = torch.full((count, *size), OUTSIDE_BOX)
     left, right = round(box[0] * size[1]), max(1, round(box[2] * size[1]))
     top, bottom = round(box[1] * size[0]), max(1, round(box[3] * size[0]))
-    prior[:, top:bottom, left:right] = 0.7
+    prior[:, top:bottom, left:right] = 0.5
     return prior
 
 

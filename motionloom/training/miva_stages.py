@@ -166,10 +166,11 @@ class MivaAdapter(Stage):
 
     def _base(self, recipe: Recipe) -> MivaBase:
         """The base on the CPU in float32. Raises ConfigError when adapters cannot be trained on it."""
-        from motionloom.denoisers.catalog import load_base
+        from motionloom.denoisers.catalog import BASES, load_base
         from motionloom.denoisers.miva import MivaBase
 
-        placed = {} if self.base.startswith("tiny-") else {"device": "cpu", "dtype": "float32"}
+        has_device = self.base in CLIP_RATES and not self.base.startswith("tiny-")
+        placed = {"device": "cpu", "dtype": "float32"} if has_device or self.base not in BASES else {}
         base = load_base(self.base, **placed, **self.base_options)
         if not isinstance(base, MivaBase):
             raise ConfigError(
@@ -264,8 +265,7 @@ class MivaAdapter(Stage):
 
         if windows is None:
             return None
-        photo: Tensor = windows.at(0, 0)["first_frame"][None]
-        return Showcase(photo, recipe.clip_data().frames, self._fps(recipe), self.preview_steps)
+        return Showcase(windows.at(0, 0), recipe.clip_data().frames, self._fps(recipe), self.preview_steps)
 
     def _fps(self, recipe: Recipe) -> float:
         fps = recipe.clip_data().fps or CLIP_RATES.get(self.base)

@@ -182,9 +182,9 @@ def squared_errors(prediction: Tensor, target: Tensor, first_frame_counts: bool)
 
 @dataclass(frozen=True)
 class Showcase:
-    """How previews are made: from `photo` (1, 3, H, W) at the end of a run, in `num_steps` steps, at `fps`."""
+    """How previews are made, and the sample (see `LatentWindows`) whose photo moves in the last one."""
 
-    photo: Tensor
+    sample: dict[str, Tensor]
     num_frames: int
     fps: float
     num_steps: int
@@ -233,14 +233,14 @@ class MivaObjective:
         photos = batch["first_frame"][:PREVIEW_CLIPS].cpu()
         with codec_on(self.base, self.host.device):
             given = self.base.codec.decode(batch["mean"][: len(photos)].float().cpu(), photos)
-        made = [self._animated(photo[None], seed) for seed, photo in enumerate(photos)]
+        made = [self._animated({k: v[i] for k, v in batch.items()}, seed=i) for i in range(len(photos))]
         return as_grid([given, torch.cat(made)])
 
     def export(self, folder: Path) -> None:
         """See `Objective`: the adapter with its card, and a clip it makes of a first frame it was trained on."""
         self.adapter.save(folder / ADAPTER_FILE)
         if self.showcase is not None:
-            frames = as_grid([self._animated(self.showcase.photo, seed=0)])
+            frames = as_grid([self._animated(self.showcase.sample, seed=0)])
             settings = {
                 "motion": self.adapter.motion,
                 "base": self.base.name,
@@ -249,11 +249,12 @@ class MivaObjective:
             Clip(frames, self.showcase.fps, settings).save(folder / PREVIEW_FILE)
 
     @torch.no_grad()
-    def _animated(self, photo: Tensor, seed: int) -> Tensor:
-        """(1, 3, H, W) => (1, 3, T, H, W), as `generate` does it."""
+    def _animated(self, given: dict[str, Tensor], seed: int) -> Tensor:
+        """The first frame of a sample => a clip (1, 3, T, H, W), as `generate` does it."""
         show = self.showcase
         assert show is not None, "a dry run makes no previews"
-        motions = (Asked("this", adapter=self.adapter),)
+        photo = given["first_frame"][None].cpu()
+        motions = (Asked("this", adapter=self.adapter, region=_subject(given, photo)),)
         request = Request(photo, motions, show.num_frames, show.fps, show.num_steps)
         generator = torch.Generator().manual_seed(seed)
         with codec_on(self.base, self.host.device):
@@ -264,6 +265,15 @@ class MivaObjective:
                 schedule = self.base.schedule(request)
                 latents = sample(denoiser, schedule, noise, condition, show.num_steps, generator)
             return self.base.decode(latents, request)
+
+
+def _subject(sample: dict[str, Tensor], photo: Tensor) -> npt.NDArray[np.float32] | None:
+    """Where the subject is in the photo (1, 3, H, W), for masked adapters: (H, W), 0..1."""
+    if "subject" not in sample:
+        return None
+    mask = sample["subject"][None, :1].float().cpu()  # (1, 1, h, w)
+    region = torch.nn.functional.interpolate(mask, photo.shape[-2:], mode="bilinear")
+    return region[0, 0].numpy()  # type: ignore[no-any-return]
 
 
 @contextmanager
