@@ -206,10 +206,29 @@ def _outermost(value: Any) -> Any:
 # Folders
 
 
+def _model_facts(folder: Path) -> Facts:
+    """What a model in parts is: its class, and the parameters of each part from the headers of its files."""
+    from motionloom.weights import read_tensor_layout
+
+    parts: dict[str, int] = {}
+    for file in sorted(folder.glob("*/*.safetensors")):
+        count = sum(math.prod(layout.shape) for layout in read_tensor_layout(file).values())
+        parts[file.parent.name] = parts.get(file.parent.name, 0) + count
+    try:
+        kind = json.loads((folder / "model_index.json").read_bytes())["_class_name"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f'"{folder / "model_index.json"}" is damaged', fix="convert or download it again"
+        ) from None
+    return {"model": kind, "parameters": parts}
+
+
 def _describe_folder(folder: Path) -> Facts:
     facts: Facts = {"path": str(folder)}
     if (folder / "recipe.yaml").is_file():
         return {**facts, "kind": "run folder", **_run_facts(folder)}
+    if (folder / "model_index.json").is_file():
+        return {**facts, "kind": "model folder", **_model_facts(folder)}
     if (folder / "MANIFEST.json").is_file():
         return {**facts, "kind": "weights folder", **_manifest_facts(folder)}
     if (folder / "clip.json").is_file():

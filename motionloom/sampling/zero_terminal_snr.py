@@ -55,15 +55,24 @@ class ZeroTerminalSNRDDIM(_DDIM):  # type: ignore[misc]
     Args:
         base_scale: end of the dynamic rescale, see `dynamic_scale`.
         eta: 1 is ancestral sampling (the release), 0 deterministic.
+        start: M, 1000 or less: the first timestep is M - 1. CIL (arXiv 2406.15735) starts at 940, where less of the
+            picture leaks into the motion.
         unscale: "released" leaves the result scaled by s of the last timestep (0.986 for the 512 model and
             50 steps); "exact" undoes all of the dynamic rescale.
     """
 
-    def __init__(self, base_scale: float = 1.0, eta: float = 1.0, unscale: Unscale = "released") -> None:
-        if not 0 < base_scale <= 1 or eta < 0:
+    def __init__(
+        self,
+        base_scale: float = 1.0,
+        eta: float = 1.0,
+        unscale: Unscale = "released",
+        start: int = NUM_TRAIN_TIMESTEPS,
+    ) -> None:
+        if not 0 < base_scale <= 1 or eta < 0 or not 1 <= start <= NUM_TRAIN_TIMESTEPS:
             raise ConfigError(
-                f"got base_scale {base_scale:g} and eta {eta:g}, expected base_scale in (0, 1] and eta of at least 0",
-                fix="0.7 and 1 are those of the 512 model",
+                f"got base_scale {base_scale:g}, eta {eta:g} and start {start}, expected base_scale in (0, 1], eta of at "
+                f"least 0 and start in 1..{NUM_TRAIN_TIMESTEPS}",
+                fix="0.7, 1 and 1000 are those of the 512 model",
             )
         super().__init__(
             num_train_timesteps=NUM_TRAIN_TIMESTEPS,
@@ -78,13 +87,20 @@ class ZeroTerminalSNRDDIM(_DDIM):  # type: ignore[misc]
         )
         self.alphas_cumprod = zero_terminal_snr_alphas()
         self.scale = dynamic_scale(base_scale)
-        self.eta, self.unscale = eta, unscale
+        self.eta, self.unscale, self.start = eta, unscale, start
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """K timesteps, descending from 999: round(1000 - i 1000 / K) - 1."""
-        steps = NUM_TRAIN_TIMESTEPS - np.arange(num_inference_steps) * (
-            NUM_TRAIN_TIMESTEPS / num_inference_steps
-        )
+        """K timesteps, descending from M - 1: round(M - i M / K) - 1.
+
+        Raises:
+            ConfigError: more steps than timesteps.
+        """
+        if num_inference_steps > self.start:
+            raise ConfigError(
+                f"got {num_inference_steps} steps for {self.start} timesteps",
+                fix=f"ask for {self.start} steps or fewer",
+            )
+        steps = self.start - np.arange(num_inference_steps) * (self.start / num_inference_steps)
         self.num_inference_steps = num_inference_steps
         self.timesteps = torch.from_numpy(np.round(steps).astype(np.int64) - 1).to(device)
 

@@ -21,6 +21,7 @@ from motionloom.denoisers.dynamicrafter.folder import is_model, read_folder
 from motionloom.denoisers.dynamicrafter.official import BUFFERS, UNUSED, part_of
 from motionloom.denoisers.dynamicrafter.parts import RELEASED, DynamiCrafterConfig, Parts, build, planned
 from motionloom.errors import InputError, WeightsError
+from motionloom.inspection import describe
 from motionloom.merging.checkpoint import open_checkpoint
 from tests.denoisers.official_names import SMALL, small_checkpoint
 
@@ -111,6 +112,8 @@ def test_a_checkpoint_becomes_a_folder_of_shards(
     assert len(list(Path("out/unet").glob("*.safetensors"))) > 3
     config, parts = read_folder(Path("out"))
     assert config == SMALL
+    told = describe("out")
+    assert told["model"] == "DynamiCrafter" and told["parameters"]["unet"] == count(parts.unet)
     _, direct = load_checkpoint("model.ckpt", SMALL)
     for name, network in parts.named().items():
         other = direct.named()[name].state_dict()

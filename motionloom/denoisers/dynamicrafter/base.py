@@ -59,6 +59,8 @@ class DynamiCrafterOptions(BaseModel):
         guidance: scale of classifier-free guidance.
         guidance_rescale: 0..1; None takes the checkpoint's.
         eta: 1 is ancestral sampling, 0 deterministic.
+        start: the first timestep is start - 1; 940 is CIL's, against motion that follows the photo too closely. For
+            the v-prediction models.
         unscale: "released" leaves the result scaled by the last value of the dynamic rescale, "exact" undoes it.
         ending: the last picture, for the interpolation checkpoint.
     """
@@ -68,6 +70,7 @@ class DynamiCrafterOptions(BaseModel):
     guidance: float = Field(default=7.5, ge=1)
     guidance_rescale: float | None = Field(default=None, ge=0, le=1)
     eta: float = Field(default=1.0, ge=0, le=1)
+    start: int = Field(default=NUM_TRAIN_TIMESTEPS, ge=1, le=NUM_TRAIN_TIMESTEPS)
     unscale: Literal["released", "exact"] = "released"
     ending: Path | None = None
 
@@ -149,7 +152,9 @@ class DynamiCrafterBase(Base):
     def schedule(self, request: Request) -> Any:
         """See `Base`."""
         if self.config.prediction == "v_prediction":
-            return ZeroTerminalSNRDDIM(self.config.base_scale, self.options.eta, self.options.unscale)
+            return ZeroTerminalSNRDDIM(
+                self.config.base_scale, self.options.eta, self.options.unscale, self.options.start
+            )
         return plain_ddim(self.options.eta)
 
     @contextmanager
