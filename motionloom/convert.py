@@ -146,7 +146,9 @@ def _animatediff(mid_block: bool) -> Any:
     from diffusers import UNetMotionModel
 
     with torch.device("meta"):
-        return UNetMotionModel(cross_attention_dim=768, use_motion_mid_block=mid_block)
+        return UNetMotionModel(  # type: ignore[no-untyped-call]
+            cross_attention_dim=768, use_motion_mid_block=mid_block
+        )
 
 
 def _wan() -> Any:
@@ -154,7 +156,9 @@ def _wan() -> Any:
     from diffusers import WanTransformer3DModel
 
     with torch.device("meta"):
-        return WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30)
+        return WanTransformer3DModel(  # type: ignore[no-untyped-call]
+            num_attention_heads=12, ffn_dim=8960, num_layers=30
+        )
 
 
 # base -> its network without values: enough to know its layout, and nothing is downloaded

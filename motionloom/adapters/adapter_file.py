@@ -25,10 +25,12 @@ from motionloom.weights import load_strictly, load_weights, save_weights
 KIND = "motion_adapter"
 FORMAT_VERSION = "1"
 SUFFIX = ".safetensors"
+CARD_START = "---\nlibrary_name: motionloom\n"
 
 
 def save_adapter(adapter: Adapter, path: str | os.PathLike[str]) -> Path:
-    """Write an adapter, durably, and its card (the same name, .md) beside it. The same adapter gives the same bytes.
+    """Write an adapter, durably, and its card (the same name, .md) beside it, unless a file that is no card of ours has that
+    name. The same adapter gives the same bytes.
 
     Raises:
         ConfigError: the name does not end in .safetensors.
@@ -40,7 +42,9 @@ def save_adapter(adapter: Adapter, path: str | os.PathLike[str]) -> Path:
             f'got the adapter file "{target}", expected a name ending in {SUFFIX}', fix=f"add {SUFFIX}"
         )
     written = save_weights(target, adapter.state_dict(), metadata_of(adapter))
-    write_text(target.with_suffix(".md"), card(adapter, target.name))
+    beside = target.with_suffix(".md")
+    if not beside.exists() or beside.read_bytes().startswith(CARD_START.encode()):
+        write_text(beside, card(adapter, target.name))
     return written
 
 
@@ -109,8 +113,7 @@ def card(adapter: Adapter, name: str) -> str:
     ]
     title = adapter.motion or "motion adapter"
     lines = [
-        "---",
-        "library_name: motionloom",
+        CARD_START.strip(),
         "pipeline_tag: image-to-video",
         f"base_model: {json.dumps(adapter.base or adapter.layout.host)}",
         "base_model_relation: adapter",

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None, backend: Any = None
-) -> Tensor:
+def attend(qkv: Iterable[Tensor], heads: int, bias: Tensor | None = None, backend: Any = None) -> Tensor:
     """softmax(q k^T / sqrt(C / heads) + bias) v, per head.
 
     Args:
-        q: (R, N, C).
-        k, v: (R, M, C).
+        qkv: queries (R, N, C), keys and values (R, M, C).
         heads: H.
         bias: (R or 1, N, M), shared over heads.
         backend: an attention backend of diffusers; None is the active one.
@@ -24,7 +23,8 @@ def attend(
     """
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
-    q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q.to(v.dtype), k.to(v.dtype), v))  # (R, N, H, C/H)
+    q, k, v = qkv
+    q, k, v = (torch.unflatten(x.to(v.dtype), -1, (heads, -1)) for x in (q, k, v))  # (R, N, H, C/H)
     mask = None if bias is None else bias[:, None].to(v.dtype)  # (R, 1, N, M)
     mixed: Tensor = dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend)
     return mixed.flatten(2)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from motionloom.adapters import attention_bias as biases
 from motionloom.adapters.adapter import Adapter
 from motionloom.adapters.layout import network_of
-from motionloom.adapters.motion_weight import MotionWeight
+from motionloom.adapters.motion_weight import MotionWeight, weights_at
 from motionloom.adapters.settings import Masks
 from motionloom.errors import ConfigError, InputError
 
@@ -49,7 +49,8 @@ class Call:
     Attributes:
         batch: B, samples. modalities: M, 1 for video alone, 1 + K with masks. frames: F, of each modality.
         grids: the token grids layers may have, the latent's own first.
-        progress: of denoising, 0..1, of every sample alike. dtype: of the latents.
+        progress: of denoising, 0..1, of every sample alike.
+        device, dtype: of the latents.
         time_embedding: (B, M or 1, E), set while the host runs.
     """
 
@@ -58,6 +59,7 @@ class Call:
     frames: int
     grids: list[Grid]
     progress: float
+    device: torch.device
     dtype: torch.dtype
     time_embedding: Tensor | None = None
     weights: dict[tuple[int, Grid], Tensor] = field(default_factory=dict)
@@ -77,8 +79,9 @@ class Call:
 class MotionContext:
     """The running state of one mounted host. See the module's docstring for its use."""
 
-    def __init__(self, mounted: list[Mounted], modalities_axis: int = 2) -> None:
+    def __init__(self, mounted: list[Mounted], modalities_axis: int = 2, normalise: bool = False) -> None:
         self.mounted = mounted
+        self.normalise = normalise
         self.modalities_axis = modalities_axis  # of (B, C, F, h, w): where masks are stacked behind the video
         self.num_masked = sum(one.stream > 0 for one in mounted)
         self._call: Call | None = None
@@ -143,6 +146,14 @@ class MotionContext:
     # --- what the host says ---------------------------------------------------------------------------------
 
     def begin(self, call: Call) -> None:
+        """Start a call. Weights are worked out here for every grid, so that compiled layers see tensors, not progress."""
+        for grid in call.grids:
+            weights = weights_at(
+                [one.weight for one in self.mounted], call.progress, call.frames, grid, self.normalise
+            )
+            for index, value in enumerate(weights):
+                spread = value if value.shape[1:] == (1, 1) else value.expand(-1, *grid)
+                call.weights[index, grid] = spread.flatten(1).to(call.device, call.dtype)
         self._call = call
 
     @property
@@ -176,13 +187,7 @@ class MotionContext:
 
     def weight(self, index: int, grid: Grid, like: Tensor) -> Tensor:
         """(F or 1, n or 1): the weight of a mounted adapter at a layer's grid."""
-        call = self.call
-        if (index, grid) not in call.weights:
-            value = self.mounted[index].weight.at(call.progress, call.frames, *grid)
-            if value.shape[1:] != (1, 1):
-                value = value.expand(-1, *grid)
-            call.weights[index, grid] = value.flatten(1).to(like.device, like.dtype)
-        return call.weights[index, grid]
+        return self.call.weights[index, grid].to(like.dtype)
 
     @property
     def base_fills(self) -> bool:

@@ -166,5 +166,5 @@ def _cross(pair: nn.Module, x: Tensor, seen: list[KeysValues], attn: Any, bias: 
     if bias is not None:
         bias = bias.expand(len(x), -1, -1, -1).flatten(0, 1)
     rows = (tensor.flatten(0, 1) for tensor in (q, k, v))
-    mixed = attend(*rows, attn.heads, bias, getattr(attn.processor, "_attention_backend", None))
-    return pair.out(mixed.unflatten(0, x.shape[:2]))
+    mixed = attend(rows, attn.heads, bias, getattr(attn.processor, "_attention_backend", None))
+    return pair.out(torch.unflatten(mixed, 0, x.shape[:2]))

@@ -115,7 +115,7 @@ class ClipProcessor:
         if bias is None:
             out = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         else:
-            by_modality = hidden_states.unflatten(0, (call.batch, -1)).unbind(1)
+            by_modality = torch.unflatten(hidden_states, 0, (call.batch, -1)).unbind(1)
             outs = [
                 self.original(attn, rows, None, None if modality else bias[:, None], rotary_emb)
                 for modality, rows in enumerate(by_modality)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
 from motionloom.adapters.context import Call, MotionContext
@@ -16,11 +16,11 @@ from motionloom.errors import InputError
 HOOK_NAME = "motionloom"
 
 
-class _Around(ModelHook):  # type: ignore[misc]  # diffusers has no types
+class _Around(ModelHook):
     """Calls `around(forward, *args, **kwargs)` in place of a module's forward."""
 
     def __init__(self, around: Callable[..., Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # diffusers has no types
         self.around = around
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -82,7 +82,8 @@ def watch_calls(
         latents = named.get("sample", named.get("hidden_states"))
         assert latents is not None, "the host was called without latents"
         for one in context.mounted:
-            one.adapter.to(latents.device)
+            if next(one.adapter.parameters()).device != latents.device:
+                one.adapter.to(latents.device)
         context.begin(begin(latents, torch.as_tensor(named["timestep"])))
         if textless is None:
             return None
@@ -98,7 +99,7 @@ def watch_time_embedding(embedder: nn.Module, context: MotionContext, undo: Exit
 
     def after(module: nn.Module, args: Any, output: Tensor) -> None:
         call = context.call
-        call.time_embedding = output.unflatten(0, (call.batch, -1))
+        call.time_embedding = torch.unflatten(output, 0, (call.batch, -1))
 
     undo.callback(embedder.register_forward_hook(after).remove)
 
@@ -130,4 +131,5 @@ def new_call(
             f"the masks have {masks.shape[2]} frames, the video {size[2]}",
             fix="give masks of the video's length",
         )
-    return Call(size[0], modalities, size[2], grids, context.progress_at(timestep), latents.dtype)
+    progress = context.progress_at(timestep)
+    return Call(size[0], modalities, size[2], grids, progress, latents.device, latents.dtype)

@@ -64,7 +64,7 @@ class TemporalSelfAttention(nn.Module):
             frozen + self.get_submodule(name)(x)
             for name, frozen in zip(("to_q", "to_k", "to_v"), base, strict=True)
         )
-        mixed = attend(q, k, v, attn.heads, bias)
+        mixed = attend((q, k, v), attn.heads, bias)
         out: Tensor = attn.to_out[0](mixed) + self.get_submodule("to_out")(mixed)
         return out
 

@@ -77,6 +77,21 @@ class MotionWeight:
         return value
 
 
+def weights_at(
+    weights: Sequence[MotionWeight],
+    progress: float,
+    frames: int,
+    grid: tuple[int, int],
+    normalise: bool = False,
+) -> list[Tensor]:
+    """The weights of motions side by side: as given; normalised, divided by their sum wherever that is positive."""
+    values = [weight.at(progress, frames, *grid) for weight in weights]
+    if not normalise:
+        return values
+    total = sum(values, torch.zeros(1, 1, 1))
+    return [torch.where(total > 0, value / total.clamp(min=1e-6), value) for value in values]
+
+
 def as_motion_weight(weight: float | tuple[float, float] | MotionWeight) -> MotionWeight:
     """A number is a strength; a pair is (first step, last step)."""
     if isinstance(weight, MotionWeight):

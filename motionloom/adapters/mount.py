@@ -29,6 +29,7 @@ def mounted(
     adapters: Sequence[Weighted],
     group_norm: GroupNormMode = "per_frame",
     temporal: TemporalBlend = "residual",
+    normalise: bool = False,
 ) -> Iterator[Host]:
     """Adapt a host inside a `with`; on exit it is what it was, bit for bit, processors and hooks included.
 
@@ -41,16 +42,16 @@ def mounted(
         host: UNetMotionModel or WanTransformer3DModel, also inside PEFT or compiled, or a denoiser with one as `.network`.
             Enable gradient checkpointing, offloading and compiling before, caches inside.
         adapters: (adapter, weight) pairs, later ones on top where masks overlap. A weight is a number, a pair
-            (first step, last step), or a `MotionWeight`. Weights are used as given, never rescaled; they should sum to 1,
-            and `weight_notes` says where they do not.
+            (first step, last step), or a `MotionWeight`. Weights are used as given unless `normalise`; they should sum to
+            1, and `weight_notes` says where they do not.
         group_norm: statistics of a U-Net's GroupNorms. "per_frame": everywhere, as AnimateDiff v3 has them. "joint": those
             of the resnets and of the output norm over all frames, motion modules per frame, as the released
             configuration. "diffusers": untouched (motion modules over all frames, the rest per frame).
         temporal: of a U-Net. "residual": sum_k w_k TSA_k, whole attentions, so that the base counts sum w times, as the
-            paper and the release; where a weight has a curve or a region, the base fills up what is missing to a sum of
-            1 (ours).
-            "relative": TSA + sum_k w_k (TSA_k - TSA). "weights": one attention whose low-rank parts are
-            summed with weights, as PEFT and the release's older code. All agree for one adapter of weight 1.
+            paper and the release; where a weight has a curve or a region, the base fills up what is missing to a sum of 1
+            (ours). "relative": TSA + sum_k w_k (TSA_k - TSA). "weights": one attention whose low-rank parts are summed
+            with weights, as PEFT and the release's older code. All agree for one adapter of weight 1.
+        normalise: divide the weights by their sum wherever that is positive, at every step, frame and place.
 
     Raises:
         ConfigError: no adapters, adapters already mounted, a host that cannot carry them, or an unknown mode.
@@ -59,8 +60,8 @@ def mounted(
     network = network_of(host)
     ready = _checked(host, network, adapters, group_norm, temporal)
     is_unet = type(network).__name__ == "UNetMotionModel"
-    context = MotionContext(ready, modalities_axis=2 if is_unet else 0)
-    for note in weight_notes(adapters):
+    context = MotionContext(ready, modalities_axis=2 if is_unet else 0, normalise=normalise)
+    for note in weight_notes(adapters) if not normalise else []:
         log.warning(note)
     with ExitStack() as undo:
         if is_unet:

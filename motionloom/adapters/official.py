@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -251,7 +251,7 @@ def _settings_of(
     rank = _rank(tensors, r"\.cfa\.video\.both\.to_q\.lora_A\.weight")
     temporal_rank = _rank(tensors, r"attn\d\.to_q\.lora_A\.weight") or 1
     alpha = None if lora_alpha is None else float(lora_alpha)
-    place = "after" if layout.family == "dit" else "beside"
+    place: Literal["after", "beside"] = "after" if layout.family == "dit" else "beside"
     return AdapterSettings(
         preset=preset,
         cross_frame=CrossFrame(rank=rank, alpha=alpha if rank else None, temperature=temperature, place=place)

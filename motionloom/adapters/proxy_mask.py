@@ -84,7 +84,7 @@ def in_latent_time(s: Tensor, latent_frames: int) -> Tensor:
     """(B, T, h, w) => (B, F, h, w), for T = 1 + n (F - 1): frame 0, and averages of n frames each."""
     if s.shape[1] == latent_frames:
         return s
-    rest = s[:, 1:].unflatten(1, (latent_frames - 1, -1)).mean(2)
+    rest = torch.unflatten(s[:, 1:], 1, (latent_frames - 1, -1)).mean(2)
     return torch.cat([s[:, :1], rest], dim=1)
 
 

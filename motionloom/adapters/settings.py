@@ -37,9 +37,9 @@ class CrossFrame(Part):
     """
 
     form: Literal["joint", "separate"] = "joint"
-    rank: int | None = Field(None, ge=1, le=LARGEST_RANK)
-    alpha: float | None = Field(None, gt=0)
-    temperature: float = Field(0.2, gt=0)
+    rank: int | None = Field(default=None, ge=1, le=LARGEST_RANK)
+    alpha: float | None = Field(default=None, gt=0)
+    temperature: float = Field(default=0.2, gt=0)
     neutral: bool = False
     place: Literal["beside", "after"] = "beside"
     shared: bool = False
@@ -53,15 +53,15 @@ class TextFree(Part):
     """
 
     form: Literal["mlp", "softmax"] = "mlp"
-    rank: int = Field(64, ge=1, le=LARGEST_RANK)
+    rank: int = Field(default=64, ge=1, le=LARGEST_RANK)
     bias: bool = False
 
 
 class TemporalLowRank(Part):
     """Low-rank parts of the temporal self-attention: q, k, v and out, scaled by alpha / rank."""
 
-    rank: int = Field(32, ge=1, le=LARGEST_RANK)
-    alpha: float = Field(1.0, gt=0)
+    rank: int = Field(default=32, ge=1, le=LARGEST_RANK)
+    alpha: float = Field(default=1.0, gt=0)
 
 
 class Masks(Part):

@@ -30,8 +30,6 @@ from motionloom.adapters.hooks import (
 from motionloom.adapters.low_rank import TemporalSelfAttention
 from motionloom.errors import InputError
 
-LATENT_HALVINGS = 6  # more than any U-Net has
-
 
 def mount_unet(network: Any, context: MotionContext, group_norm: str, temporal: str, undo: ExitStack) -> int:
     """Put the adapters of a context beside a U-Net's attentions; return how many parts were mounted."""
@@ -99,8 +97,8 @@ class FramesProcessor:
             rows = frames.flatten(0, 1)
             on_rows = None if modality else bias.expand(len(x), -1, -1, -1).flatten(0, 1)
             qkv = queries(attn, rows), keys(attn, rows), values(attn, rows)
-            mixed = attend(*qkv, attn.heads, on_rows, self._attention_backend)
-            streams.append(attn.to_out[0](mixed).unflatten(0, x.shape[::2][:2]))
+            mixed = attend(qkv, attn.heads, on_rows, self._attention_backend)
+            streams.append(torch.unflatten(attn.to_out[0](mixed), 0, (len(x), -1)))
         return torch.stack(streams, dim=1)
 
 
@@ -140,7 +138,7 @@ class TemporalProcessor:
         call = self.context.call
         joint = self.context.joint_temporal
         modalities = 1 if joint else call.modalities
-        x = hidden_states.unflatten(0, (call.batch, modalities, -1))  # (B, M or 1, n, F or M F, C)
+        x = torch.unflatten(hidden_states, 0, (call.batch, modalities, -1))  # (B, M or 1, n, F or M F, C)
         attended = _Attended(attn, x, call.frames, joint)
         video = self._video(attended)
         masks = [self._mask(attended, stream) for stream in range(1, call.modalities)]
@@ -201,10 +199,10 @@ class _Attended:
         if bias is not None:
             bias = bias.expand(len(self.x), -1, -1, -1).flatten(0, 1)
         if part is None:
-            out = self.attn.to_out[0](attend(*qkv, self.attn.heads, bias))
+            out = self.attn.to_out[0](attend(qkv, self.attn.heads, bias))
         else:
             out = part(x, (qkv[0], qkv[1], qkv[2]), self.attn, bias)
-        return self.frames_of(out.unflatten(0, (len(self.x), 1, -1)), modality if self.joint else 0)
+        return self.frames_of(torch.unflatten(out, 0, (len(self.x), 1, -1)), modality if self.joint else 0)
 
     def summed(self, parts: list[tuple[TemporalSelfAttention, Tensor]]) -> Tensor:
         """One attention with all low-rank parts summed with weights (n or 1, F or 1, 1): (B, n, F, C) of the video."""
@@ -214,7 +212,8 @@ class _Attended:
 
         x, *qkv = (self.frames_of(y, 0) for y in (self.x, *self.qkv))  # (B, n, F, C)
         q, k, v = (y + deltas(n, x) for n, y in zip(("to_q", "to_k", "to_v"), qkv, strict=True))
-        mixed = attend(*(y.flatten(0, 1) for y in (q, k, v)), self.attn.heads).unflatten(0, x.shape[:2])
+        mixed = attend((y.flatten(0, 1) for y in (q, k, v)), self.attn.heads)
+        mixed = torch.unflatten(mixed, 0, x.shape[:2])
         out: Tensor = self.attn.to_out[0](mixed) + deltas("to_out", mixed)
         return out
 
@@ -222,7 +221,7 @@ class _Attended:
 def _call(network: Any, context: MotionContext, latents: Tensor, timestep: Tensor) -> Call:
     height, width = latents.shape[-2:]
     grids = [(height, width)]
-    for _ in range(LATENT_HALVINGS):
+    for _ in network.down_blocks[1:]:
         height, width = -(-height // 2), -(-width // 2)
         grids.append((height, width))
     call = new_call(context, latents, timestep, grids)
@@ -272,10 +271,10 @@ def _hook_group_norms(network: Any, context: MotionContext, mode: str, undo: Exi
     def per_frame(forward: Any, x: Tensor) -> Tensor:  # (B, C, F, h, w)
         frames = x.transpose(1, 2)
         normed: Tensor = forward(frames.flatten(0, 1))
-        return normed.unflatten(0, frames.shape[:2]).transpose(1, 2)
+        return torch.unflatten(normed, 0, frames.shape[:2]).transpose(1, 2)
 
     def over_frames(forward: Any, x: Tensor) -> Tensor:  # (B M F, C, h, w)
-        clips = x.unflatten(0, (-1, context.call.frames)).transpose(1, 2)
+        clips = torch.unflatten(x, 0, (-1, context.call.frames)).transpose(1, 2)
         normed: Tensor = forward(clips)
         return normed.transpose(1, 2).flatten(0, 1)
 

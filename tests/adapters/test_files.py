@@ -76,6 +76,17 @@ def test_inspect_and_card(saved: Path, capsys: pytest.CaptureFixture[str]) -> No
     )
 
 
+def test_notes_of_the_user_stay(unet: Any, tmp_path: Path) -> None:
+    """A file beside the adapter that is no card of ours is not overwritten; a card is."""
+    notes = tmp_path / "rain.md"
+    notes.write_text("my notes")
+    moved(unet).save(tmp_path / "rain.safetensors")
+    assert notes.read_text() == "my notes"
+    moved(unet, motion="rain").save(tmp_path / "b.safetensors")
+    moved(unet, motion="snow").save(tmp_path / "b.safetensors")
+    assert "# snow" in (tmp_path / "b.md").read_text()
+
+
 Change = Callable[[dict[str, Tensor], dict[str, str]], None]
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import motionloom as ml
 from motionloom.adapters import context_of, weight_notes
+from motionloom.adapters.motion_weight import weights_at
 from motionloom.adapters.settings import AdapterSettings, TemporalLowRank, preset_settings
 from motionloom.errors import ConfigError, InputError, WeightsError
 from tests.adapters.conftest import latents_for, moved, predict, small_wan
@@ -389,6 +390,20 @@ def test_sums_are_told_not_rescaled() -> None:
     split = [(adapter, ml.MotionWeight(region=half)), (adapter, ml.MotionWeight(region=1 - half))]
     assert weight_notes(split) == []
     assert "in places" in weight_notes([*split, (adapter, 0.5)])[0]
+
+
+def test_normalised_weights_sum_to_one_where_there_are_any(host: Any) -> None:
+    latents, a, b = latents_for(host), moved(host, 1), moved(host, 2)
+    with ml.mounted(host, [(a, 0.5), (b, 0.5)]):
+        expected = predict(host, latents)
+    with ml.mounted(host, [(a, 3.0), (b, 3.0)], normalise=True):
+        assert torch.allclose(predict(host, latents), expected, atol=1e-5)
+    half = torch.zeros(4, 4)
+    half[:2] = 1
+    values = weights_at(
+        [ml.MotionWeight(2, region=half), ml.MotionWeight(1, region=half)], 0, 1, (4, 4), True
+    )
+    assert torch.allclose(values[0][0, 0], torch.tensor(2 / 3)) and not values[0][0, 3].any()
 
 
 def test_presets_are_checked() -> None:

@@ -153,8 +153,14 @@ def test_compiled_blocks(make: Any, blocks: list[str], monkeypatch: pytest.Monke
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         host.compile_repeated_blocks(backend="eager")
-        with ml.mounted(host, [(adapter, 1.0)]):
+        with ml.mounted(host, [(adapter, (0.5, 1.5))]):
+            context_of(host).at(0.5)
             assert torch.allclose(predict(host, latents), expected, atol=1e-5)
+            predict(host, latents)
+            with torch._dynamo.config.patch(error_on_recompile=True):
+                for progress in (0.6, 0.7):  # steps and weights change without compiling again
+                    context_of(host).at(progress)
+                    predict(host, latents, 1000 * progress)
 
 
 def test_half_precision_host_with_a_float_adapter(own_host: Any) -> None:
