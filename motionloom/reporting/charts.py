@@ -11,7 +11,7 @@ from motionloom.reporting.compare import Row
 from motionloom.reporting.inputs import ScoreSet, StudyResults
 from motionloom.reporting.markup import Html, join, tag
 from motionloom.reporting.plots import MAX_POINTS, Series, figure, legend, plane, radar, value_chart
-from motionloom.reporting.tables import ARROWS, MAX_LISTED
+from motionloom.reporting.tables import ARROWS, counted
 
 # in the order of preference, the plane takes the first that single clips have
 MOTION = (
@@ -167,20 +167,21 @@ def _with_unit(sets: Sequence[ScoreSet], name: str) -> str:
 
 
 def preferences(one: StudyResults) -> Html:
-    """Shares of votes; the numbers are those of `study analyse`."""
-    parts: list[Html] = []
-    for question in one.results.get("questions", []):
-        methods = question.get("methods", [])
+    """Shares of votes, with the intervals over participants where there are enough; the numbers of `study analyse`."""
+    order = one.results["methods"]
+    drawn = []
+    for question in one.results["questions"]:
+        found = sorted(question["methods"], key=lambda method: order.index(method["method"]))
+        ends = [m["share_interval_over_participants"] or m["share_interval"] for m in found]
         series = [
-            Series(str(m["method"]), i, [], mean=m["share"], interval=tuple(m["share_interval"]))
-            for i, m in enumerate(methods[:MAX_LISTED])
+            Series(m["method"], order.index(m["method"]), [], mean=m["share"], interval=(low, high))
+            for m, (low, high) in zip(found, ends, strict=True)
         ]
-        caption = join(
-            [
-                tag("b", f"{one.label}: {question.get('question')}"),
-                f" {question.get('num_votes')} votes of {question.get('num_participants')} people;"
-                " share of the votes in which a method was shown, 95 % interval.",
-            ]
-        )
-        parts.append(figure(value_chart(f"Preference, {question.get('question')}", "", series), caption))
-    return tag("div", parts, class_="grid-of-plots")
+        alpha = question["agreement_alpha"]
+        said = f" {counted(question['num_votes'], 'vote')} of {question['num_participants']} people"
+        said += f", {question['num_no_difference']} saw no difference"
+        said += f", agreement α {alpha:.2f}" if alpha is not None else ""
+        said += ". Share of the votes in which a method was shown, 95 % interval. "
+        caption = join([tag("b", f"{one.label}: {question['question']}"), said, *question["warnings"]])
+        drawn.append(figure(value_chart(f"Preference, {question['question']}", "", series), caption))
+    return tag("div", drawn, class_="grid-of-plots")

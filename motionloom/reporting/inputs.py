@@ -14,6 +14,7 @@ from motionloom.labels import named_paths
 from motionloom.metrics.scores import Scores, load_scores
 
 SCORES, LOG, STUDY = "scores.json", "log.jsonl", "results.json"
+STUDY_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,19 @@ def read_run(label: str, folder: Path) -> Run:
 
 
 def _read_study(file: Path) -> dict[str, Any] | None:
-    """None for a results.json of something else."""
+    """None for a results.json of something else. Raises InputError for another version."""
     try:
         content = json.loads(_text_of(file))
     except (ValueError, RecursionError):
         return None
-    return content if isinstance(content, dict) and content.get("kind") == "motionloom study" else None
+    if not isinstance(content, dict) or content.get("kind") != "motionloom study":
+        return None
+    if content.get("version") != STUDY_VERSION:
+        raise InputError(
+            f'cannot read "{file}": version {content.get("version")!r}, this MotionLoom reads {STUDY_VERSION}',
+            fix="run `motionloom study analyse` again",
+        )
+    return content
 
 
 def _text_of(file: Path) -> str:

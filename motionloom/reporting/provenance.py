@@ -12,19 +12,19 @@ from motionloom.reporting.tables import MAX_LISTED, caption_of, scrolling
 
 def not_measured(sets: Sequence[ScoreSet]) -> Html:
     """Metrics left out, by name, with reason and remedy; clips that failed, with theirs."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for one in sets:
+        for item in one.scores.left_out:
+            reasons.setdefault((item.metric, item.reason, item.fix), []).append(one.label)
     left = [
-        tag("li", tag("b", one.label), ": ", tag("code", item.metric), f" – {item.reason}. {item.fix}")
-        for one in sets
-        for item in one.scores.left_out
+        tag("li", tag("code", metric), f" ({', '.join(labels)}): {reason}. Remedy: {fix}")
+        for (metric, reason, fix), labels in reasons.items()
     ]
     failures = [
         tag(
             "li",
-            tag("b", one.label),
-            ": ",
             tag("code", item.file),
-            f" ({item.metric})" if item.metric else "",
-            f" – {item.reason}",
+            f" ({', '.join(filter(None, (one.label, item.metric)))}): {item.reason}",
         )
         for one in sets
         for item in one.scores.failures

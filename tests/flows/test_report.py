@@ -153,8 +153,8 @@ def test_the_page_says_everything_a_reader_must_know() -> None:
         "2 of 3, 1 not finite",
         "∞",
         "[0.880, 0.920]",
-        "aesthetic – weights are missing. --weights DIR",
-        "bad.mp4 – truncated",
+        "aesthetic (ours): weights are missing. Remedy: --weights DIR",
+        "bad.mp4 (ours): truncated",
         "motionloom evaluate clips",
     ):
         assert words in text, words

@@ -8,7 +8,10 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise, permutations
@@ -389,6 +392,31 @@ def test_a_viewer_goes_on_where_they_stopped(study: Path) -> None:
         assert json.loads(ask(server, "POST", "/api/join", {"participant": "f" * 16})[1])["sheet"] == 2
         again = json.loads(ask(server, "POST", "/api/join", {"participant": first["participant"]})[1])
     assert [one["screen"] for one in again["answers"]] == [3, 4]
+
+
+def test_an_answer_that_was_accepted_survives_sigkill(study: Path) -> None:
+    command = [sys.executable, "-m", "motionloom", "study", "serve", str(study), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+
+    def post(path: str, content: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            url + path, json.dumps(content).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return json.loads(reply.read())
+
+    try:
+        joined = post("api/join", {})
+        for screen in range(3):
+            answer = {"screen": screen, "question": "overall", "choice": "none", "seconds": 1.5, "loops": 2}
+            post("api/answer", answer | {"participant": joined["participant"]})
+    finally:
+        process.kill()
+        process.wait(timeout=60)
+        process.stdout.close()
+    assert [one["screen"] for one in Study(study).join(joined["participant"])["answers"]] == [0, 1, 2]
 
 
 def test_a_port_in_use(study: Path) -> None:
