@@ -62,9 +62,9 @@ class Solid:
 
     def meet(self, origins: Array, directions: Array) -> tuple[Array, Array]:
         """Distances (N,) and world normals (N, 3); see `shapes`."""
-        distance, normals = MEET[self.block.shape](
-            (origins - self.middle) @ self.turn, directions @ self.turn, self.block.radius
-        )
+        own_origins: Array = np.asarray((origins - self.middle) @ self.turn, np.float32)
+        own_directions: Array = np.asarray(directions @ self.turn, np.float32)
+        distance, normals = MEET[self.block.shape](own_origins, own_directions, self.block.radius)
         return distance, normals @ self.turn.T
 
 

@@ -113,7 +113,8 @@ def _ring_normals(points: Array, radius: float) -> Array:
         offset = np.zeros(3, np.float32)
         offset[axis] = step
         normals[hit, axis] = _rings(points[hit] + offset, radius) - _rings(points[hit] - offset, radius)
-    unit: Array = normals / np.maximum(np.sqrt(_dot(normals, normals)), np.float32(1e-9))[:, None]
+    lengths: Array = np.sqrt(_dot(normals, normals))
+    unit: Array = (normals / np.maximum(lengths, np.float32(1e-9))[:, None]).astype(np.float32)
     return unit
 
 
