@@ -26,6 +26,7 @@ from motionloom.denoisers.pretrained import (
     find_folder,
     load_part,
     quiet_diffusers,
+    to_precision,
     with_random_values,
     without_values,
 )
@@ -143,7 +144,7 @@ def load_animatediff(
             hub repositories.
         motion_module, checkpoint: instead, the official files: v3_sd15_mm.ckpt and a Stable Diffusion 1.5
             checkpoint, as .ckpt or .safetensors.
-        revision: of the hub repository.
+        revision: of the folder's hub id.
         device, dtype: where and how precisely to compute.
         options: see `AnimateDiffOptions`, and convention="default", "paper" or "released".
 
@@ -155,6 +156,10 @@ def load_animatediff(
     chosen = chosen_options(options, name)
     place, precision = device_and_dtype(device, dtype, HALF)
     given = {"revision": revision} if revision else {}
+    if revision and folder is None:
+        raise ConfigError(
+            f'got revision="{revision}", but {name} comes from two repositories', fix="leave it out"
+        )
     if motion_module is not None or checkpoint is not None:
         if motion_module is None or checkpoint is None:
             raise ConfigError(
@@ -162,7 +167,7 @@ def load_animatediff(
                 fix="give v3_sd15_mm.ckpt and a Stable Diffusion 1.5 checkpoint",
             )
         network, autoencoder = load_official(motion_module, checkpoint)
-        network, autoencoder = network.to(precision), autoencoder.to(precision)
+        network, autoencoder = to_precision(network, precision), to_precision(autoencoder, precision)
     else:
         network, autoencoder = _load_folders(folder, revision, precision)
     return _base(name, network.to(place), autoencoder.to(place), chosen, given)
@@ -240,8 +245,8 @@ def _load_folders(
     from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 
     if folder is None:
-        spatial = find_folder(SPATIAL_REPOSITORY, FETCH_SPATIAL, revision)
-        motion = find_folder(MOTION_REPOSITORY, FETCH_MOTION)
+        both = f"{FETCH_SPATIAL} && {FETCH_MOTION}"
+        spatial, motion = find_folder(SPATIAL_REPOSITORY, both), find_folder(MOTION_REPOSITORY, FETCH_MOTION)
         part, fetch, fetch_motion = "", FETCH_SPATIAL, FETCH_MOTION
     else:
         spatial = motion = find_folder(folder, revision=revision)

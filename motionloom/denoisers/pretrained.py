@@ -145,9 +145,9 @@ def quiet_diffusers() -> Iterator[None]:
 def to_precision(model: Any, dtype: torch.dtype) -> Any:
     """The model in another precision, but for the parts its class keeps in float32."""
     kept = model._keep_in_fp32_modules or ()
-    for name, parameter in model.named_parameters():
-        if not any(part in name.split(".") for part in kept):
-            parameter.data = parameter.data.to(dtype)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and not any(part in name.split(".") for part in kept):
+            tensor.data = tensor.data.to(dtype)
     return model
 
 

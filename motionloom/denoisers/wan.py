@@ -108,7 +108,7 @@ def load_wan(
         if transformer is None or vae is None:
             raise ConfigError("got one of transformer and vae, expected both", fix="give both official files")
         network, autoencoder = load_official(transformer, vae)
-        network, autoencoder = to_precision(network, precision), autoencoder.to(precision)
+        network, autoencoder = to_precision(network, precision), to_precision(autoencoder, precision)
     else:
         network, autoencoder = _load_folder(folder or WAN_REPOSITORY, revision, precision)
     return _base(name, network.to(place), autoencoder.to(place), chosen, given)
