@@ -27,7 +27,7 @@ def cases(sets: Sequence[ScoreSet], shelf: Shelf, count: int) -> Html:
         members = [(i, one, by_id[i][clip_id]) for i, one in enumerate(sets) if clip_id in by_id[i]]
         cases.append(_case(clip_id, why, members, len(sets), shelf, worst[clip_id]))
     said = f"{len(chosen)} of {counted(len(worst), 'clip')}, worst first by mean rank"
-    said += ": a third each of the worst, the middle and the best." if len(chosen) < len(worst) else "."
+    said += ": some of the worst, of the middle and of the best." if len(chosen) < len(worst) else "."
     keys = join(
         [tag("kbd", "j"), " ", tag("kbd", "k"), " next and previous, ", tag("kbd", "space"), " plays, "]
     )
@@ -184,6 +184,7 @@ def _all_clips(one: ScoreSet, worst: dict[str, dict[str, float]]) -> Html:
         "details",
         tag("summary", f"Every clip of {one.label} ({len(clips):,})"),
         scrolling(table, f"Every clip of {one.label}"),
+        class_="wide",  # too wide for paper: stays folded there
     )
 
 

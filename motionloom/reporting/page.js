@@ -157,7 +157,7 @@
 
   addEventListener("beforeprint", () => {
     rows.forEach(pause);
-    for (const closed of document.querySelectorAll("details:not([open])")) {
+    for (const closed of document.querySelectorAll("details:not([open], .wide)")) {
       closed.open = true;
       closed.dataset.closed = "";
     }
