@@ -206,6 +206,6 @@ def _comparison(found: Comparison) -> str:
         interval = "" if row.interval is None else f"{row.interval[0]:.3g} .. {row.interval[1]:.3g}"
         cells: list[Any] = [row.name, _number(row.a), _number(row.b), _number(row.mean_difference), interval]
         cells += ["" if number is None else f"{number:.3g}" for number in (row.p_holm, row.cliffs_delta)]
-        rows.append((*cells, row.better))  # type: ignore[arg-type]
+        rows.append((*cells, row.better))
     warned = [f"careful: {text}" for text in found.warnings]
     return "\n".join([f"A: {found.a}   B: {found.b}   {found.num_pairs} pairs", columns(rows), *warned])

@@ -78,7 +78,9 @@ class CameraMotion(Metric):
 
 def cameras(edges: list[Tensor], short_px: int) -> set[str]:
     """Motions of top, bottom, left and right edge (x, y), pixels => what the camera does; a mixture gives several."""
-    top, bottom, left, right = (_directions(*edge.tolist(), short_px * THRESHOLD) for edge in edges)
+    top, bottom, left, right = (
+        _directions(float(edge[0]), float(edge[1]), short_px * THRESHOLD) for edge in edges
+    )
     found = {_TOP_BOTTOM.get((a, b)) for a in top for b in bottom}
     found |= {_LEFT_RIGHT.get((a, b)) for a in left for b in right}
     named = {name for name in found if name is not None}

@@ -48,4 +48,7 @@ class FirstFrame(Metric):
 def fitted(item: Item) -> npt.NDArray[np.uint8]:
     """The picture at the clip's size: uint8 (H, W, 3)."""
     assert item.picture is not None
-    return resize(item.picture[None], item.clip.width_px, item.clip.height_px, "crop")[0]
+    picture: npt.NDArray[np.uint8] = resize(
+        item.picture[None], item.clip.width_px, item.clip.height_px, "crop"
+    )[0]
+    return picture

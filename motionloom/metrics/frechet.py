@@ -48,7 +48,7 @@ def _root(x: Features) -> Features:
     """R with R^T R = x^T x and at most d rows."""
     if len(x) <= x.shape[1]:
         return x
-    triangle: Features = np.linalg.qr(x, mode="r")
+    triangle: Features = np.linalg.qr(x, mode="reduced").R
     return triangle
 
 

@@ -61,17 +61,21 @@ class Summary(_Model):
     unit: str = Field(description='such as "dB", "px", "fraction"; "" for a plain score')
     direction: Direction
     definition: str = Field(description='source and variant, such as "VBench temporal_flickering, compat"')
-    interval: tuple[Rounded, Rounded] | None = Field(None, description="95 %, of the mean over prompts")
+    interval: tuple[Rounded, Rounded] | None = Field(
+        default=None, description="95 %, of the mean over prompts"
+    )
     interval_method: str = ""
     spread: Rounded | None = Field(
-        None, description="standard deviation over clips, or over groups (cFVD, sFVD)"
+        default=None, description="standard deviation over clips, or over groups (cFVD, sFVD)"
     )
     num_expected: int = Field(description="clips found")
     num_used: int
-    num_excluded: int = Field(0, description='clips whose number is "inf" or "undefined"')
-    num_clusters: int = Field(0, description="prompts or pictures: the independent units")
+    num_excluded: int = Field(default=0, description='clips whose number is "inf" or "undefined"')
+    num_clusters: int = Field(default=0, description="prompts or pictures: the independent units")
     sample: Sample | None = None
-    warnings: tuple[str, ...] = Field((), description="what a reader must know before quoting the value")
+    warnings: tuple[str, ...] = Field(
+        default=(), description="what a reader must know before quoting the value"
+    )
 
 
 class ClipScores(_Model):
@@ -91,21 +95,25 @@ class ClipScores(_Model):
     )
     picture: str | None = None
     picture_sha256: str | None = None
-    reference: str | None = Field(None, description="id of the real clip it is compared with frame by frame")
+    reference: str | None = Field(
+        default=None, description="id of the real clip it is compared with frame by frame"
+    )
     reference_sha256: str | None = None
     prompt: str | None = None
     seed: int | None = None
     class_name: str | None = None
     subject: str | None = None
-    notes: tuple[str, ...] = Field((), description="what reading changed (variable frame rate, padding, ...)")
+    notes: tuple[str, ...] = Field(
+        default=(), description="what reading changed (variable frame rate, padding, ...)"
+    )
     values: dict[str, Number] = {}
-    curves: dict[str, list[Number]] = Field({}, description="one number a frame, or a pair of frames")
+    curves: dict[str, list[Number]] = Field(default={}, description="one number a frame, or a pair of frames")
 
 
 class Failure(_Model):
     file: str
     reason: str
-    metric: str | None = Field(None, description="None when the clip itself cannot be used")
+    metric: str | None = Field(default=None, description="None when the clip itself cannot be used")
     role: Literal["clip", "reference"] = "clip"
 
 
@@ -126,13 +134,13 @@ class ProtocolCheck(_Model):
     name: str
     about: str
     source: str
-    deviations: tuple[str, ...] = Field((), description="empty: the protocol was followed")
+    deviations: tuple[str, ...] = Field(default=(), description="empty: the protocol was followed")
 
 
 class Scores(_Model):
     """See the top of the file. `partial`: something failed or was left out, and the means do not hold all."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     command: str
     versions: dict[str, str]
     settings: dict[str, Any] = Field(description="device, dtype and every option that changes a number")

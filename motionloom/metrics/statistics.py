@@ -119,7 +119,8 @@ def mcnemar(a: Floats, b: Floats) -> float:
     """Exact two-sided p for paired booleans: the discordant pairs against a fair coin."""
     up, down = int(((a == 0) & (b == 1)).sum()), int(((a == 1) & (b == 0)).sum())
     n, k = up + down, min(up, down)
-    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
+    tail: int = sum(math.comb(n, i) for i in range(k + 1))
+    return min(1.0, 2.0 * tail / float(2**n))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -30,9 +30,9 @@ class CLIP(nn.Module):
 
     def read(self, text: str) -> Tensor:
         """A prompt => (1, d), after the projection."""
-        from transformers import CLIPTokenizerFast
+        from transformers import AutoTokenizer
 
-        tokenizer = CLIPTokenizerFast.from_pretrained(self.folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         tokens = tokenizer([text], truncation=True, return_tensors="pt").to(next(self.parameters()).device)
         pooled = self.model.text_model(**tokens).pooler_output  # type: ignore[operator]
         features: Tensor = self.model.text_projection(pooled)  # type: ignore[operator]

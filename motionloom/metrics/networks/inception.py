@@ -105,16 +105,23 @@ class BlockB(nn.Module):
         return torch.cat([self.branch3x3(x), double, F.max_pool2d(x, 3, 2)], 1)
 
 
+def _across(width_in: int, width: int) -> Conv:
+    return Conv(width_in, width, (1, 7), padding=(0, 3))
+
+
+def _down(width_in: int, width: int) -> Conv:
+    return Conv(width_in, width, (7, 1), padding=(3, 0))
+
+
 class BlockC(nn.Module):
     def __init__(self, inner: int) -> None:
         super().__init__()
-        across, down = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
         self.branch1x1 = Conv(768, 192, 1)
         self.branch7x7_1 = Conv(768, inner, 1)
-        self.branch7x7_2, self.branch7x7_3 = Conv(inner, inner, **across), Conv(inner, 192, **down)
+        self.branch7x7_2, self.branch7x7_3 = _across(inner, inner), _down(inner, 192)
         self.branch7x7dbl_1 = Conv(768, inner, 1)
-        self.branch7x7dbl_2, self.branch7x7dbl_3 = Conv(inner, inner, **down), Conv(inner, inner, **across)
-        self.branch7x7dbl_4, self.branch7x7dbl_5 = Conv(inner, inner, **down), Conv(inner, 192, **across)
+        self.branch7x7dbl_2, self.branch7x7dbl_3 = _down(inner, inner), _across(inner, inner)
+        self.branch7x7dbl_4, self.branch7x7dbl_5 = _down(inner, inner), _across(inner, 192)
         self.branch_pool = Conv(768, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
