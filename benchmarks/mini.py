@@ -76,7 +76,8 @@ def latents_for(base: MiniBase, photos: Tensor, asked: Sequence[Asked], seed: in
     noise = torch.randn(len(photos), base.codec.motion.channels, GRID, GRID, generator=generator)
     with torch.no_grad():
         told = base.denoiser.tell(photos, GRID, GRID, generator=generator)
-        return sample(base.woven(asked), base.schedule(), noise, told, steps, None)
+        latents = sample(base.woven(asked), base.schedule(), noise, told, steps, None)
+        return base.at_real_speeds(latents, asked)
 
 
 class LastMoment(Once):

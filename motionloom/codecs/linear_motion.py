@@ -84,6 +84,13 @@ class LinearMotion(nn.Module):
             torch.einsum("gt,bghw->bthw", at_rate(self.light_basis, count), light),
         )
 
+    def with_local_scaled(self, latents: Tensor, factor: Tensor) -> Tensor:
+        """Latents (B, d, h, w) whose local flow is multiplied with a factor (B, h, w) at every place."""
+        first, last = CAMERA_CHANNELS, CAMERA_CHANNELS + 2 * self.flow_modes
+        scaled = latents.clone()
+        scaled[:, first:last] *= factor[:, None]
+        return scaled
+
     @torch.no_grad()
     def fit(self, local: Tensor, light: Tensor, camera: Tensor) -> dict[str, float]:
         """Principal components and scales from fields (N, T, 2, h, w), (N, T, h, w), (N, 2, h, w).

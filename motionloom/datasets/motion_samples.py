@@ -23,6 +23,7 @@ import torch
 
 from motionloom.codecs.linear_motion import LinearMotion, MotionField
 from motionloom.codecs.warp_codec import field_of_clip
+from motionloom.conditions.asked import Asked
 from motionloom.conditions.motion_map import CHANNELS, Heading, heading_of, motion_map
 from motionloom.conditions.motion_map import Part as MapPart
 from motionloom.conditions.words import INDEX, WORDS
@@ -31,8 +32,10 @@ from motionloom.datasets.synthetic import draw_motion, random_region
 from motionloom.datasets.synthetic.motion import Motion, Region
 from motionloom.datasets.synthetic.render import render, times, total_flow, total_light
 from motionloom.datasets.synthetic.write import draw_view
+from motionloom.denoisers.map_generator import MapGenerator
 from motionloom.motion.camera_path import displacement
 from motionloom.motion.grid import places
+from motionloom.motion.speeds import LEVELS, quantiles, way
 
 GRID = 16
 FINE = 64
@@ -202,6 +205,35 @@ def seen_headings(windows: Path, count: int, seed: int = 0) -> torch.Tensor:
         picked = torch.tensor([found[int(pick)] for pick in rng.integers(len(found), size=count)])
         picked[count // 2 :, 1] *= -1
         out[INDEX[word]] = picked
+    return out
+
+
+@torch.no_grad()
+def seen_speeds(
+    windows: Path, generator: MapGenerator, motion: LinearMotion, count: int = 64
+) -> torch.Tensor:
+    """(K, 2, 33): quantiles of the ways places go, generated from training windows and real; 0 for words without windows."""
+    from motionloom.sampling.loop import sample
+    from motionloom.sampling.schedules import rectified_flow
+    from motionloom.sampling.weave import MapWeave
+
+    frames, flows = (np.load(windows / f"{name}.npy", mmap_mode="r") for name in ("frames", "stream"))
+    rows: dict[str, list[int]] = {}
+    for row, window in enumerate(read_index(windows)):
+        if window.word and not window.held_out:
+            rows.setdefault(window.word, []).append(row)
+    out, rng = torch.zeros(len(WORDS), 2, LEVELS), torch.Generator().manual_seed(0)
+    for word, every in rows.items():
+        picks = every[:: max(1, len(every) // count)][:count]
+        real = [window_fields(np.asarray(frames[row]), np.asarray(flows[row])) for row in picks]
+        photos = torch.from_numpy(np.stack([frames[row][0] for row in picks]).astype(np.float32) / 127.5 - 1)
+        noise = torch.randn(len(picks), motion.channels, GRID, GRID, generator=rng)
+        told = generator.tell(photos.permute(0, 3, 1, 2), GRID, GRID, generator=rng)
+        made = sample(MapWeave(generator, (Asked(word),)), rectified_flow(), noise, told, 20, None)
+        out[INDEX[word], 0] = quantiles(way(motion.decode(made).local))
+        out[INDEX[word], 1] = quantiles(
+            torch.cat([way(motion.decode(motion.encode(one)).local) for one in real])
+        )
     return out
 
 

@@ -17,6 +17,7 @@ from motionloom.conditions.words import WORDS, find
 from motionloom.denoisers.base import MotionCondition, PredictionType
 from motionloom.denoisers.motion_unet import MotionUNet, MotionUNetConfig
 from motionloom.motion.grid import places
+from motionloom.motion.speeds import LEVELS
 
 HEADINGS = 32  # kept a word
 PHOTO_CELL = 8  # photo pixels per place of the latent grid, along each side
@@ -51,9 +52,12 @@ class MapGenerator(nn.Module):
     Attributes:
         headings: (K, 32, 3), for each word learned from clips 32 headings seen in them (coherence, right, down), of
             which sampling draws one; coherence -1 for the other words, whose heading stays untold.
+        speeds: (K, 2, 33), for each word learned from clips the quantiles of the ways places go, as generated and in the
+            clips (motion/speeds.py); all 0 for the other words.
     """
 
     headings: Tensor
+    speeds: Tensor
 
     prediction_type: PredictionType = "flow"
 
@@ -61,6 +65,7 @@ class MapGenerator(nn.Module):
         super().__init__()
         self.config = config = config or MapGeneratorConfig()
         self.register_buffer("headings", -torch.ones(len(WORDS), HEADINGS, 3))
+        self.register_buffer("speeds", torch.zeros(len(WORDS), 2, LEVELS))
         self.photo = PhotoEncoder(config.content_channels)
         self.unet = MotionUNet(
             MotionUNetConfig(

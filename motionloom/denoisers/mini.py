@@ -18,6 +18,7 @@ from motionloom.denoisers.base import Base, Denoiser, Progress, Request
 from motionloom.denoisers.map_generator import PHOTO_CELL, MapGenerator
 from motionloom.errors import ConfigError
 from motionloom.motion.grid import resize_maps
+from motionloom.motion.speeds import gain, way
 from motionloom.sampling.schedules import RectifiedFlow, rectified_flow
 from motionloom.sampling.weave import MapWeave
 from motionloom.zoo import MINI
@@ -53,9 +54,7 @@ class MiniBase(Base):
         """See `Base`."""
         return rectified_flow()
 
-    def condition(
-        self, request: Request, first_latent: Tensor | None, generator: torch.Generator
-    ) -> Any:
+    def condition(self, request: Request, first_latent: Tensor | None, generator: torch.Generator) -> Any:
         """See `Base`."""
         return self.told(request.photo, generator)
 
@@ -66,6 +65,7 @@ class MiniBase(Base):
 
     def decode(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
         """See `Base`; with `overscan` the frames are the middle that never looks beyond the photo."""
+        latents = self.at_real_speeds(latents, request.motions)
         where = self.where(request.motions, request.height, request.width)
         run = Loop() if request.loop else Once()
         frames = self.codec.decode(latents, request.photo, request.num_frames, where, run, progress)
@@ -84,6 +84,23 @@ class MiniBase(Base):
     def woven(self, asked: Sequence[Asked]) -> Denoiser:
         """The denoiser that moves as asked."""
         return MapWeave(self.denoiser, tuple(asked))
+
+    def at_real_speeds(self, latents: Tensor, asked: Sequence[Asked]) -> Tensor:
+        """Motion latents (B, d, h, w) whose local flow is as still and as fast as in real clips, where words learned from
+        clips act.
+        """
+        h, w = latents.shape[-2:]
+        gains, share = torch.zeros(len(latents), h, w), torch.zeros(h, w)
+        ways = way(self.codec.motion.decode(latents).local)
+        for one in asked:
+            generated, real = self.denoiser.speeds[find(one.name)]
+            weight = one.weight_at(1.0)
+            if real.any() and weight > 0:
+                region = one.region_over(h, w)
+                gains += region * gain(ways / weight, generated, real)
+                share += region
+        factor = (gains + (1 - share).clamp_min(0)) / share.clamp_min(1)
+        return self.codec.motion.with_local_scaled(latents, factor)
 
     def where(self, asked: Sequence[Asked], height: int, width: int) -> Where:
         """Where the codec may draw each kind of motion, at the photo's size."""

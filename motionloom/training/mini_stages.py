@@ -206,13 +206,18 @@ class MiniGenerator(MiniStage):
         return self._told_of_clips(MapGenerator(config), motion)
 
     def _told_of_clips(self, generator: MapGenerator, motion: LinearMotion) -> Objective:
-        """The generator keeps headings that the clips' motions had."""
-        from motionloom.datasets.motion_samples import seen_headings
+        """The generator keeps the headings that the clips' motions had, and, exported, their speeds."""
+        from motionloom.datasets.motion_samples import seen_headings, seen_speeds
         from motionloom.training.objectives.mini import MiniGeneratorObjective
 
-        if self.real:
-            generator.headings.copy_(seen_headings(self.windows(), generator.headings.shape[1]))
-        return MiniGeneratorObjective(generator, motion)
+        if not self.real:
+            return MiniGeneratorObjective(generator, motion)
+        generator.headings.copy_(seen_headings(self.windows(), generator.headings.shape[1]))
+
+        def finish(trained: MapGenerator) -> None:
+            trained.speeds.copy_(seen_speeds(self.windows(), trained, motion))
+
+        return MiniGeneratorObjective(generator, motion, finish)
 
     def dataset(self, recipe: Recipe) -> TrainingDataset:
         folders = self.samples("mapped", rendered=False)

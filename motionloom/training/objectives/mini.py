@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +105,14 @@ class MiniDecoderObjective:
 class MiniGeneratorObjective:
     """Rectified flow on motion latents: predict noise - latents at logit-normal times."""
 
-    def __init__(self, generator: MapGenerator, motion: LinearMotion) -> None:
-        self.generator, self.motion = generator, motion
+    def __init__(
+        self,
+        generator: MapGenerator,
+        motion: LinearMotion,
+        finish: Callable[[MapGenerator], None] = lambda generator: None,
+    ) -> None:
+        """`finish` measures what the exported generator carries beside its weights."""
+        self.generator, self.motion, self.finish = generator, motion, finish
         self.networks: dict[str, nn.Module] = {"generator": generator}
         self.ema_networks: tuple[str, ...] = ("generator",)
 
@@ -122,7 +128,9 @@ class MiniGeneratorObjective:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, device=generator.device).to(latents)
 
-        time = torch.sigmoid(0.7 + 1.3 * normal(len(latents)))  # more noise than signal: the motion is decided there
+        time = torch.sigmoid(
+            0.7 + 1.3 * normal(len(latents))
+        )  # more noise than signal: the motion is decided there
         noise = normal(*latents.shape)
         at = time[:, None, None, None]
         h, w = latents.shape[-2:]
@@ -163,6 +171,7 @@ class MiniGeneratorObjective:
     def export(self, folder: Path) -> None:
         from motionloom.zoo import save_generator
 
+        self.finish(self.generator)
         save_generator(self.generator, folder / "generator.safetensors")
 
 
