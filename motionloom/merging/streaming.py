@@ -86,7 +86,7 @@ class Merge:
         stored, dtype = self.stored(name), self.dtype(name)
         for start, stop in _ranges(stored.num_elements, PIECE_ELEMENTS):
             own = self.home[name].read(name, start, stop, buffers.of(0, stored, stop - start), hashed=True)
-            if own.is_floating_point() and not _is_finite(own):
+            if own.is_floating_point() and not _fits(own, dtype):
                 raise not_finite(name, {f'"{self.home[name].path}"': own})
             yield Piece(own, dict.fromkeys(self.recipe.method.outputs, own.to(dtype)))
 
@@ -105,13 +105,10 @@ class Merge:
             told = [_statistic(one, name, start, stop, method.whole) for one in self.statistics]
             if method.whole:
                 base, tuned = base.reshape(stored.shape), [one.reshape(stored.shape) for one in tuned]
-            results = {
-                output: merged.flatten().to(dtype)
-                for output, merged in method.merge(slot, base, tuned, told).items()
-            }
-            if not all(_is_finite(merged) for merged in results.values()):
+            results = method.merge(slot, base, tuned, told)
+            if not all(_fits(merged, dtype) for merged in results.values()):
                 raise self._not_finite(name, base, tuned)
-            yield Piece(own, results)
+            yield Piece(own, {output: merged.flatten().to(dtype) for output, merged in results.items()})
 
     def _not_finite(self, name: str, base: Tensor, tuned: Sequence[Tensor]) -> NumericError:
         named = {
@@ -204,9 +201,10 @@ def _ranges(count: int, step: int) -> Iterable[tuple[int, int]]:
     return ((start, min(start + step, count)) for start in range(0, count, max(1, step)))
 
 
-def _is_finite(piece: Tensor) -> bool:
-    """One sum instead of a mask: NaN and infinities survive it."""
-    return bool(torch.isfinite(piece.sum(dtype=torch.float64)))
+def _fits(piece: Tensor, dtype: torch.dtype) -> bool:
+    """Whether every entry is finite, also in this dtype: one pass for the extremes, in which NaN survives."""
+    lowest, highest = piece.aminmax()
+    return -torch.finfo(dtype).max <= float(lowest) and float(highest) <= torch.finfo(dtype).max
 
 
 # --- writing ------------------------------------------------------------------------------------------------
@@ -318,7 +316,14 @@ def files_of(merge: Merge) -> list[tuple[Path, list[tuple[str, str]]]]:
         inside = [(name, own) for name, own in inside if name in kept]
         kept -= {name for name, _ in inside}
         places.append((file.path.relative_to(root).with_suffix(".safetensors"), inside))
-    places[-1][1].extend((name, name) for name in merge.names if name in kept)  # what only a tuned model has
+    for name in merge.names:
+        if name in kept:  # what only a tuned model has goes beside the part it belongs to
+            part, _, own = name.rpartition("/")
+            home = next((names for place, names in places if part and place.parent.as_posix() == part), None)
+            if home is None:
+                places[-1][1].append((name, name))
+            else:
+                home.append((name, own))
     return [
         (place, sorted(names, key=lambda pair: -merge.dtype(pair[0]).itemsize))
         for place, names in places

@@ -97,22 +97,37 @@ def scale_at(schedule: Schedule, timestep: float, early: float, late: float) -> 
 class _Addition:
     """share * difference, added to a parameter in place, and what it takes to take it back exactly."""
 
-    def __init__(self, parameter: Tensor, difference: Tensor, share: float) -> None:
-        step = difference.to(parameter.dtype) * share
-        added = parameter + step
-        forgotten = _differ(added - step, parameter).flatten()
+    def __init__(self, parameter: Tensor, difference: Tensor) -> None:
+        self._parameter, self._difference = parameter, difference
+        self._share = 0.0  # that `_where` and `_values` belong to
+        self._where = torch.empty(0, dtype=torch.int32, device=parameter.device)
+        self._values = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+
+    def prepare(self, share: float) -> None:
+        """Find the entries whose sum with the difference forgets what they were, and keep them."""
+        step = self._step(share).to(self._parameter.dtype)
+        forgotten = _differ((self._parameter + step) - step, self._parameter).flatten()
         self._where = forgotten.nonzero().flatten().to(torch.int32)
-        self._values = parameter.flatten()[self._where]
-        parameter.copy_(added)
-        self._parameter, self._difference, self._share = parameter, difference, share
+        self._values = self._parameter.flatten()[self._where]
+        self._share = share
+
+    def enter(self, share: float) -> None:
+        """Add; at a share that was prepared this is one addition and nothing else."""
+        if share != self._share:
+            self.prepare(share)
+        self._parameter.add_(self._step(share))
 
     def undo(self) -> None:
-        self._parameter.sub_(self._difference.to(self._parameter.dtype) * self._share)
-        self._parameter.flatten().index_copy_(0, self._where.long(), self._values)
+        """Take back what `enter` added."""
+        self._parameter.sub_(self._step(self._share))
+        self._parameter.put_(self._where.long(), self._values)  # whatever the strides
+
+    def _step(self, share: float) -> Tensor:
+        return self._difference if share == 1.0 else self._difference.to(self._parameter.dtype) * share
 
     @property
     def extra_bytes(self) -> int:
-        return self._where.nbytes + self._values.nbytes
+        return self._difference.nbytes + self._where.nbytes + self._values.nbytes
 
 
 class _Exchange:
@@ -180,11 +195,10 @@ class Experts:
         parameters = {**dict(network.named_buffers()), **dict(network.named_parameters())}
         _check_fit(parameters, difference)
         self._parameters = parameters
-        self._differences: dict[str, Tensor] = {}  # to be added: bfloat16, or a 16-bit network's dtype
         self._exchanges: dict[str, _Exchange | _Steps] = {}
-        self._additions: list[_Addition] = []
+        self._additions: dict[str, _Addition] = {}
         self._share = 0.0
-        self._largest_kept_bytes = 0
+        self._largest_extra_bytes = 0
         for name, one in difference.items():
             self._take(name, one.to(parameters[name].device))
 
@@ -193,7 +207,7 @@ class Experts:
         parameter = self._parameters[name].data
         late = late_weight(parameter, difference)
         if self.schedule.blend != "hard":
-            self._differences[name] = difference.to(_dense_dtype(parameter))
+            self._additions[name] = _Addition(parameter, difference.to(_dense_dtype(parameter)))
             return
         changed = _differ(late, parameter)
         exchange = _Exchange(parameter, _packed(changed), late[changed])
@@ -203,7 +217,8 @@ class Experts:
         elif parameter.dtype != torch.float32 or exchange.extra_bytes < parameter.nbytes / 2:
             self._exchanges[name] = exchange
         else:
-            self._differences[name] = difference.to(torch.bfloat16)
+            self._additions[name] = _Addition(parameter, difference.to(torch.bfloat16))
+            self._additions[name].prepare(1.0)
 
     @torch.no_grad()
     def at(self, timestep: float) -> None:
@@ -222,19 +237,18 @@ class Experts:
     def _enter(self, share: float) -> None:
         for exchange in self._exchanges.values():
             exchange.swap()
-        self._additions = [
-            _Addition(self._parameters[name].data, difference, share)
-            for name, difference in self._differences.items()
-        ]
-        kept = sum(addition.extra_bytes for addition in self._additions)
-        self._largest_kept_bytes = max(self._largest_kept_bytes, kept)
+        for addition in self._additions.values():
+            addition.enter(share)
+        self._largest_extra_bytes = max(self._largest_extra_bytes, self._extra_bytes())
 
     def _leave(self) -> None:
-        for addition in self._additions:
+        for addition in self._additions.values():
             addition.undo()
-        self._additions = []
         for exchange in self._exchanges.values():
             exchange.swap()
+
+    def _extra_bytes(self) -> int:
+        return sum(one.extra_bytes for one in (*self._additions.values(), *self._exchanges.values()))
 
     def __enter__(self) -> Experts:
         return self
@@ -247,9 +261,8 @@ class Experts:
 
     @property
     def extra_share(self) -> float:
-        """Memory beyond the network, as a share of it; what additions had to keep is in it once they were made."""
-        extra = sum(one.nbytes for one in self._differences.values()) + self._largest_kept_bytes
-        extra += sum(one.extra_bytes for one in self._exchanges.values())
+        """Memory beyond the network, as a share of it: the most there was so far."""
+        extra = max(self._largest_extra_bytes, self._extra_bytes())
         return extra / max(1, sum(one.nbytes for one in self._parameters.values()))
 
 

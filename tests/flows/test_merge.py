@@ -106,7 +106,7 @@ def test_rule_of_a_sweep() -> None:
 )
 def test_mistakes(recipe: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(path.name for path in Path().iterdir())
-    assert main(["merge", *words]) == 2
+    assert main(["merge", *words, "-o", "out"]) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error and error.strip().splitlines()[-1].startswith("error[")
     assert sorted(path.name for path in Path().iterdir()) == before

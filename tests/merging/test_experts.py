@@ -233,3 +233,13 @@ def test_two_networks_with_wans_boundary() -> None:
     for timestep in (1000.0, 900.0, 899.0, 10.0):
         pair(torch.zeros(2, 3), torch.full((2,), timestep), None)
     assert high.calls == [1000.0, 900.0] and low.calls == [899.0, 10.0]
+
+
+def test_weights_of_any_strides_come_back() -> None:
+    network = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
+    step = {"weight": 0.3 * torch.randn(8, 8, 3, 3, generator=torch.Generator().manual_seed(0))}
+    before = network.weight.detach().clone()
+    with Experts(network, step, Schedule(0.5)) as experts:
+        experts.at(0)
+        assert torch.equal(network.weight, late_weight(before, step["weight"]))
+    assert torch.equal(network.weight, before)
