@@ -203,9 +203,14 @@ def cost(count: int, workers: int) -> bool:
             stdout=subprocess.DEVNULL,
         )
         seconds = time.monotonic() - began
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor = used.ru_utime + used.ru_stime
         print(f"{count} clips of {FRAMES} frames, 256 x 256, {workers} processes: {seconds:.1f} s, ", end="")
-        print(f"{count / seconds:.2f} clips/s, peak {peak:.0f} MiB the largest process")
+        print(
+            f"{count / seconds:.2f} clips/s; {processor:.1f} s of processor, {count / processor:.2f} clips a ",
+            end="",
+        )
+        print(f"processor second; peak {used.ru_maxrss / 1024:.0f} MiB the largest process", flush=True)
 
         process = subprocess.Popen(
             [*words, str(folder / "cut"), "-o", str(folder / "whole.json")],

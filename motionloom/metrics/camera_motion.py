@@ -56,7 +56,8 @@ class CameraMotion(Metric):
         return cls(setup.networks.call("cotracker2"), setup.networks.device)
 
     def measure(self, item: Item) -> Measured:
-        if item.camera not in CAMERAS:
+        asked = (item.camera or "").replace("-", "_")  # our own words for cameras serve, too
+        if asked not in CAMERAS:
             raise InputError(
                 f"its camera is {item.camera!r}, expected one of {', '.join(CAMERAS)}", fix="correct it"
             )
@@ -70,8 +71,8 @@ class CameraMotion(Metric):
         edges = [edge.quantile(0.5, dim=0) for edge in (moved[0], moved[-1], moved[:, 0], moved[:, -1])]
         return Measured(
             {
-                self.name: float(item.camera in cameras(points, short)),
-                f"{self.name}/clean": float(item.camera in cameras(edges, short)),
+                self.name: float(asked in cameras(points, short)),
+                f"{self.name}/clean": float(asked in cameras(edges, short)),
             }
         )
 
