@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from motionloom.adapters.adapter import Adapter
 from motionloom.adapters.layout import Layout
@@ -57,9 +56,17 @@ def load_adapter(path: str | os.PathLike[str]) -> Adapter:
     """
     tensors, metadata = load_weights(path)
     adapter = _described(Path(path), metadata)
-    load_strictly(adapter.to_empty(device="cpu"), tensors, path)
-    dtypes = {tensor.dtype for tensor in tensors.values()}
-    return adapter.to(dtypes.pop()) if len(dtypes) == 1 else adapter
+    strange = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
+    if strange:
+        raise WeightsError(
+            f'"{path}" holds {tensors[strange[0]].dtype} under "{strange[0]}", expected floating-point numbers',
+            fix="download or export it again",
+        )
+    described = {name: value.shape for name, value in adapter.state_dict().items()}
+    if described != {name: tensor.shape for name, tensor in tensors.items()}:
+        load_strictly(adapter, tensors, path)  # says what differs, before any memory is taken
+    adapter.load_state_dict(tensors, strict=True, assign=True)
+    return adapter
 
 
 def metadata_of(adapter: Adapter) -> dict[str, str]:
@@ -159,8 +166,12 @@ def _described(path: Path, metadata: dict[str, str]) -> Adapter:
         settings = AdapterSettings.model_validate_json(metadata["motionloom.config"])
         layout = Layout.model_validate_json(json.dumps(base["layout"]))
         name, fingerprint = base["name"], base["fingerprint"]
-        facts = dict(facts)
-    except (KeyError, TypeError, ValueError, ValidationError, RecursionError) as problem:
+        with torch.device("meta"):
+            adapter = Adapter(
+                layout, settings, str(metadata.get("motionloom.motion", "")), str(name), dict(facts)
+            )
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
+        # foreign text may lead to any of these
         raise WeightsError(
             f'"{path}" does not describe itself as an adapter does ({type(problem).__name__})',
             fix="download or export it again",
@@ -170,5 +181,4 @@ def _described(path: Path, metadata: dict[str, str]) -> Adapter:
             f'"{path}" says its base has the fingerprint {fingerprint}, but describes one with {layout.fingerprint}',
             fix="download or export it again",
         )
-    with torch.device("meta"):
-        return Adapter(layout, settings, str(metadata.get("motionloom.motion", "")), str(name), facts)
+    return adapter

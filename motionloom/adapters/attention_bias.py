@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from motionloom.adapters.cross_frame_attention import reference_frames
-from motionloom.adapters.settings import Masks
+from motionloom.adapters.settings import Masks, Pooling
 
 EPS = 1e-4
 LOWEST = math.log(EPS)  # -9.21: nothing in common
@@ -33,8 +33,10 @@ def pair_bias(s_p: Tensor, s_q: Tensor, form: Form = "soft") -> Tensor:
     return (together + EPS).log().clamp(max=0)
 
 
-def to_grid(s: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Confidences (B, F, h, w) averaged over the cells of a layer's grid: (B, F, *grid)."""
+def to_grid(s: Tensor, grid: tuple[int, int], pooling: Pooling = "mask") -> Tensor:
+    """Confidences (B, F, h, w) on a layer's grid, averaged over its cells or ("bilinear") interpolated: (B, F, *grid)."""
+    if pooling == "bilinear":
+        return F.interpolate(s, grid, mode="bilinear", align_corners=False)
     return F.adaptive_avg_pool2d(s, grid)
 
 
@@ -55,15 +57,15 @@ def self_bias(s: Tensor, grid: tuple[int, int], masks: Masks) -> Tensor:
     return _frame_pairs(s, s, grid, masks, "soft")
 
 
-def clip_bias(s: Tensor, grid: tuple[int, int]) -> Tensor:
+def clip_bias(s: Tensor, grid: tuple[int, int], pooling: Pooling = "mask") -> Tensor:
     """(B, F n, F n): B between all tokens of a clip, for the base's full attention in a DiT."""
-    tokens = to_grid(s, grid).flatten(1)
+    tokens = to_grid(s, grid, pooling).flatten(1)
     return pair_bias(tokens, tokens)
 
 
-def temporal_bias(s: Tensor, grid: tuple[int, int]) -> Tensor:
+def temporal_bias(s: Tensor, grid: tuple[int, int], pooling: Pooling = "mask") -> Tensor:
     """(B, n, F, F): B between the frames at one location, for temporal self-attention."""
-    along = to_grid(s, grid).flatten(2).transpose(1, 2)
+    along = to_grid(s, grid, pooling).flatten(2).transpose(1, 2)
     return pair_bias(along, along)
 
 
@@ -88,14 +90,15 @@ def layered_bias(owner_p: Tensor, owner_q: Tensor) -> Tensor:
 
 def gate(s: Tensor, grid: tuple[int, int], masks: Masks) -> Tensor:
     """(B, F, n): what multiplies the text-free part of video tokens; 0 or 1 when hard."""
-    pooled = to_grid(s, grid).flatten(2)
+    pooled = to_grid(s, grid, masks.pooling).flatten(2)
     return (pooled > 0.5).to(s.dtype) if masks.gate == "hard" else pooled
 
 
 def _frame_pairs(s_p: Tensor, s_q: Tensor, grid: tuple[int, int], masks: Masks, form: Form) -> Tensor:
     """B (B, F, n, n) between equal-numbered frames, at a layer's grid."""
-    if masks.pooling == "mask":
-        return pair_bias(to_grid(s_p, grid).flatten(2), to_grid(s_q, grid).flatten(2), form)
+    if masks.pooling != "log_bias":
+        p, q = (to_grid(one, grid, masks.pooling).flatten(2) for one in (s_p, s_q))
+        return pair_bias(p, q, form)
     full = pair_bias(s_p.flatten(2), s_q.flatten(2), form)  # (B, F, hw, hw)
     return _pool_pairs(full, s_p.shape[-2:], grid)
 

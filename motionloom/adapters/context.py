@@ -263,8 +263,14 @@ class MotionContext:
         settings = self._mask_settings
         if self.num_masked == 1:
             s = self._masks[:, 0]
-            return biases.clip_bias(s, grid) if whole_clip else biases.self_bias(s, grid, settings)
-        pooled = torch.stack([biases.to_grid(s, grid) for s in self._masks.unbind(1)], dim=1)
+            return (
+                biases.clip_bias(s, grid, settings.pooling)
+                if whole_clip
+                else biases.self_bias(s, grid, settings)
+            )
+        pooled = torch.stack(
+            [biases.to_grid(s, grid, settings.pooling) for s in self._masks.unbind(1)], dim=1
+        )
         owner = biases.owners(pooled, settings.background_score)
         owner = owner.flatten(1) if whole_clip else owner.flatten(2)
         return biases.layered_bias(owner, owner)
@@ -274,7 +280,11 @@ class MotionContext:
         one = self.mounted[index]
         if not self.masks_shown or self.settings_for(one).temporal != "split_masked":
             return None
-        return self.bias(("tsa", index, grid), lambda: biases.temporal_bias(self.subject(one), grid), like)
+        return self.bias(
+            ("tsa", index, grid),
+            lambda: biases.temporal_bias(self.subject(one), grid, self.settings_for(one).pooling),
+            like,
+        )
 
     def gate(self, index: int, grid: Grid, like: Tensor) -> Tensor | None:
         """(B or 1, F, n): what multiplies the text-free part of a mounted adapter's video tokens; None without masks."""

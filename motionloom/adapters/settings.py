@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from motionloom.errors import ConfigError
 
 Family = Literal["unet", "dit"]  # UNetMotionModel; WanTransformer3DModel
+Pooling = Literal["mask", "bilinear", "log_bias"]
 PresetName = Literal["default", "released", "paper"]
 LARGEST_RANK = 8192
 
@@ -69,7 +70,8 @@ class Masks(Part):
 
     Attributes:
         bias: "soft" is Eq. 3; "equality" is the released cross-frame form, log(1[s_p = s_q] + eps).
-        pooling: the layer's grid is reached by averaging the "mask" before the logarithm, or the "log_bias" after it.
+        pooling: the layer's grid is reached before the logarithm, by averaging the "mask" or by interpolating it
+            ("bilinear", the paper's), or after it, by averaging the "log_bias" (released).
         first_sees_itself: frame 0, which is its own previous frame, has B(0, 0) there; False: the released log eps.
         image_guidance: mask tokens also attend to the video tokens of their own frame.
         background: a second text-free part acts where the subject is not.
@@ -81,7 +83,7 @@ class Masks(Part):
     """
 
     bias: Literal["soft", "equality"] = "soft"
-    pooling: Literal["mask", "log_bias"] = "mask"
+    pooling: Pooling = "mask"
     first_sees_itself: bool = True
     image_guidance: bool = True
     background: bool = False
@@ -101,7 +103,7 @@ class AdapterSettings(Part):
     masks: Masks | None = None
 
 
-_PAPER_MASKS = Masks(image_guidance=False)
+_PAPER_MASKS = Masks(image_guidance=False, pooling="bilinear")
 _RELEASED_MASKS = Masks(
     bias="equality", pooling="log_bias", first_sees_itself=False, temporal="joint", out_start="base"
 )

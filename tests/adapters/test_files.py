@@ -15,6 +15,7 @@ from torch import Tensor
 import motionloom as ml
 from motionloom.adapters.adapter_file import metadata_of
 from motionloom.adapters.hub import pull_adapter, push_adapter
+from motionloom.adapters.layout import Layout
 from motionloom.cli import main
 from motionloom.convert import _EMPTY_NETWORKS
 from motionloom.errors import ConfigError, ResourceError, WeightsError
@@ -124,6 +125,27 @@ def _other_layout(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     metadata["motionloom.base"] = json.dumps(base)
 
 
+def _hostile_path(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    base = json.loads(metadata["motionloom.base"])
+    base["layout"]["spatial"][0]["path"] = "forward.x"
+    base["fingerprint"] = Layout.model_validate_json(json.dumps(base["layout"])).fingerprint
+    metadata["motionloom.base"] = json.dumps(base)
+
+
+def _hostile_size(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A layout that would need terabytes: refused before memory is taken."""
+    base = json.loads(metadata["motionloom.base"])
+    for slot in base["layout"]["spatial"]:
+        slot["channels"] = 65536
+    base["fingerprint"] = Layout.model_validate_json(json.dumps(base["layout"])).fingerprint
+    metadata["motionloom.base"] = json.dumps(base)
+
+
+def _integers(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    name = next(iter(tensors))
+    tensors[name] = tensors[name].to(torch.int32)
+
+
 def _not_a_number(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     next(iter(tensors.values())).view(-1)[0] = float("nan")
 
@@ -139,6 +161,9 @@ def _not_a_number(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         (_no_kind, "a weights file of unknown kind, expected a motion adapter"),
         (_broken_config, "does not describe itself"),
         (_other_layout, "fingerprint"),
+        (_hostile_path, "does not describe itself"),
+        (_hostile_size, "mis-shaped"),
+        (_integers, "torch.int32 under"),
         (_not_a_number, "NaN"),
     ],
 )

@@ -59,7 +59,7 @@ def test_equality_bias_is_exact() -> None:
 @pytest.mark.parametrize("grid", [(6, 10), (3, 5), (5, 3)])
 def test_any_aspect_ratio_and_grid(grid: tuple[int, int]) -> None:
     s, n = drawn(2, 4, 6, 10), grid[0] * grid[1]
-    for pooling in ("mask", "log_bias"):
+    for pooling in ("mask", "bilinear", "log_bias"):
         masks = Masks(pooling=pooling)
         assert biases.cross_frame_bias(s, grid, masks).shape == (2, 4, n, 2 * n)
         assert biases.self_bias(s, grid, masks).shape == (2, 4, n, n)
