@@ -93,6 +93,11 @@ class EdgStage1(Stage):
         from motionloom.training.progress import counted
 
         data = recipe.clip_data()
+        if data.layout != "clips":
+            raise ConfigError(
+                f"got data.layout {data.layout}, and this stage reads captioned clips",
+                fix="leave data.layout out; put clips with a .txt beside each into data.folder",
+            )
         if data.fps is None:
             raise ConfigError(
                 "the recipe has no data.fps, and this stage tells the network the frame rate",

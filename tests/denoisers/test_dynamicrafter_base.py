@@ -53,6 +53,16 @@ def test_text_and_speed_reach_the_network(base: DynamiCrafterBase) -> None:
     assert np.array_equal(plain, clip(base, motions=[("lively", 0.0)]))
 
 
+def test_half_precision_is_close(base: DynamiCrafterBase) -> None:
+    half = load_tiny(dtype="bfloat16")
+    one = request(prompt="a dog")
+    told = base.condition(one, base.encode(one, torch.Generator().manual_seed(0)), torch.Generator())
+    noise = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    full, coarse = (b.denoiser(noise, torch.tensor([500]), told) for b in (base, half))
+    assert coarse.dtype == torch.float32
+    assert float((full - coarse).norm() / full.norm()) < 0.05
+
+
 def test_words_stay_within_what_was_trained(base: DynamiCrafterBase) -> None:
     from motionloom.conditions.asked import Asked
 

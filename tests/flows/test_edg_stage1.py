@@ -73,6 +73,7 @@ def test_train_resume_animate(clips: None, capsys: pytest.CaptureFixture[str]) -
     assert run(*asked, "--frames", "4", "-o", "plain.mp4") == 0
     assert run(*asked, "--frames", "4", "--motion", f"whole/{adapter}:0.8", "-o", "told.mp4") == 0
     assert not np.array_equal(read_clip("plain.mp4").frames, read_clip("told.mp4").frames)
+    assert run(*asked, "--frames", "4", "--motion", "lively:0.5", "-o", "lively.webp") == 0
     capsys.readouterr()
     assert run("inspect", f"whole/{adapter}", "--json") == 0
     assert "text_adapter" in capsys.readouterr().out

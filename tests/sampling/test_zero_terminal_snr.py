@@ -73,6 +73,15 @@ def test_guidance_rescale() -> None:
     assert torch.allclose(rescaled(full, guided, 1.0).std(dim=(1, 2)), full.std(dim=(1, 2)))
 
 
+def test_sampling_may_start_below_the_end() -> None:
+    scheduler = ZeroTerminalSNRDDIM(start=940)
+    scheduler.set_timesteps(50)
+    assert scheduler.timesteps[:2].tolist() == [939, 920] and scheduler.timesteps[-1] == 18
+
+
 def test_refusals() -> None:
-    with pytest.raises(ConfigError, match="base_scale 0 and eta 1"):
-        ZeroTerminalSNRDDIM(0.0)
+    for wrong in ({"base_scale": 0.0}, {"eta": -1.0}, {"start": 1001}):
+        with pytest.raises(ConfigError, match="expected base_scale"):
+            ZeroTerminalSNRDDIM(**wrong)
+    with pytest.raises(ConfigError, match="1001 steps for 1000 timesteps"):
+        ZeroTerminalSNRDDIM().set_timesteps(1001)

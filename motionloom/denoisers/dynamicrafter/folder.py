@@ -22,13 +22,13 @@ from motionloom.merging.checkpoint import open_checkpoint
 from motionloom.weights import save_weights
 
 INDEX, CLASS_NAME = "model_index.json", "DynamiCrafter"
-SHARD_BYTES = 1 << 30
+SHARD_BYTES = 1 << 29
 
 
 def write_folder(
     folder: Path, config: DynamiCrafterConfig, tensors: Mapping[str, Mapping[str, Tensor]]
 ) -> Path:
-    """Write the parts, at most one shard of 1 GiB in memory; an earlier folder of this kind is replaced.
+    """Write the parts, at most one shard of 512 MiB in memory; an earlier folder of this kind is replaced.
 
     Raises:
         InputError: the folder holds something else.
@@ -104,6 +104,7 @@ def _write_part(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         file = f"model-{number:05d}.safetensors"
         save_weights(folder / file, shard)
         places |= dict.fromkeys(shard, file)
+        shard.clear()  # before the next is read: one at a time in memory
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": places})
 
 

@@ -114,8 +114,6 @@ class DynamiCrafterUNet(nn.Module):
             here, and while it is here it is part of the network and of its state.
     """
 
-    prediction_type: Literal["v_prediction"] = "v_prediction"
-
     def __init__(self, config: UNetConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or UNetConfig()
