@@ -143,3 +143,9 @@ def test_the_catalog_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_page_of_metrics_names_everything() -> None:
+    page = (HERE.parents[1] / "docs" / "metrics.md").read_text("utf-8")
+    for name in (*METRICS, *NETWORKS, *PROTOCOLS):
+        assert f"`{name}`" in page, f"{name}: python -m motionloom.metrics.document > docs/metrics.md"
