@@ -1,4 +1,4 @@
-"""The full-size bases as shapes without values, for forecasts and counts: no weights are needed."""
+"""Bases as shapes without values, for forecasts and counts: no weights are needed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 
+from motionloom.codecs.image_autoencoder import ImageAutoencoder
+from motionloom.codecs.wan_autoencoder import WanAutoencoder
 from motionloom.denoisers import animatediff, wan
 from motionloom.denoisers.miva import MivaBase, read_options
+from motionloom.denoisers.pretrained import with_random_values
 from motionloom.denoisers.text_free import TextFreeNetwork
 
-UNET_CONFIG = {
-    "cross_attention_dim": animatediff.SPATIAL_CONFIG["cross_attention_dim"],
-    "sample_size": animatediff.SPATIAL_CONFIG["sample_size"],
-    **animatediff.MOTION_CONFIG,
-}
+UNET_CONFIG = {**animatediff.SPATIAL_CONFIG, **animatediff.MOTION_CONFIG}
 
 
 def planned_base(name: str, **options: Any) -> MivaBase:
@@ -27,23 +26,26 @@ def planned_base(name: str, **options: Any) -> MivaBase:
 def _animatediff(**options: Any) -> MivaBase:
     from diffusers import AutoencoderKL, UNetMotionModel
 
-    network = UNetMotionModel(**UNET_CONFIG)
+    models = (UNetMotionModel, UNET_CONFIG), (AutoencoderKL, animatediff.VAE_CONFIG)
+    network, autoencoder = with_random_values(0, *models)
     denoiser = TextFreeNetwork(network, "epsilon", int(network.config.cross_attention_dim), True)
-    codec = animatediff.ImageAutoencoder(AutoencoderKL(**animatediff.VAE_CONFIG))
+    chosen = animatediff.chosen_options(options, animatediff.NAME)
     sizes_px = (animatediff.NATIVE_SIZE_PX, 64)
     return animatediff.AnimateDiffBase(
-        animatediff.NAME, denoiser, codec, sizes_px, animatediff.AnimateDiffOptions()
+        animatediff.NAME, denoiser, ImageAutoencoder(autoencoder), sizes_px, chosen
     )
 
 
 def _wan(**options: Any) -> MivaBase:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-    network = WanTransformer3DModel(**wan.NETWORK_CONFIG)
+    network, autoencoder = with_random_values(
+        0, (WanTransformer3DModel, wan.NETWORK_CONFIG), (AutoencoderKLWan, {})
+    )
     denoiser = TextFreeNetwork(network, "flow", int(network.config.text_dim), False)
-    codec = wan.WanAutoencoder(AutoencoderKLWan())
     chosen = read_options(wan.WanOptions, options, wan.NAME)
-    return wan.WanBase(wan.NAME, denoiser, codec, (wan.NATIVE_SIZE_PX, 16), chosen)
+    sizes_px = (wan.NATIVE_SIZE_PX, 16)
+    return wan.WanBase(wan.NAME, denoiser, WanAutoencoder(autoencoder), sizes_px, chosen)
 
 
 PLANNED: dict[str, Callable[..., MivaBase]] = {

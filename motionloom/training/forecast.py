@@ -78,7 +78,8 @@ def _clips(recipe: Recipe) -> tuple[dict[str, Any], TrainingDataset | None]:
 
 def _parameters(objective: Objective) -> dict[str, Any]:
     trained = {id(p) for params in objective.parameter_groups().values() for p in params if p.requires_grad}
-    sizes = getattr(objective, "part_sizes", dict)()  # an objective may know better names than the modules'
+    own_names = getattr(objective, "part_sizes", None)  # an objective may know better names than the modules'
+    sizes: dict[str, dict[str, int]] = {} if own_names is None else own_names()
     return {
         name: {
             "total": sum(p.numel() for p in network.parameters()),

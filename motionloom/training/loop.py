@@ -652,9 +652,10 @@ def new_optimizer(recipe: Recipe, params: list[nn.Parameter]) -> torch.optim.Opt
         {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
     ]
     betas = (settings.betas[0], settings.betas[1])
-    return cls(
+    optimizer: torch.optim.Optimizer = cls(
         [group for group in groups if group["params"]], lr=recipe.learning_rate, betas=betas, eps=settings.eps
     )
+    return optimizer
 
 
 def has_8bit_optimizer() -> bool:

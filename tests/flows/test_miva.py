@@ -54,6 +54,7 @@ def train(base: str, data: Path, run: Path, *more: str) -> int:
         "save_every_steps=10",
         "ema_decay=0.9",
         "sample_every=null",
+        "stage.gradient_checkpointing=false",
     ]
     return main(
         ["train", str(RECIPES / f"{RECIPE[base]}.yaml"), *changes, *more, "--run-dir", str(run), "--json"]

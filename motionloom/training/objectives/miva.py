@@ -30,7 +30,8 @@ from motionloom.denoisers.base import Request
 from motionloom.denoisers.miva import MivaBase
 from motionloom.sampling.loop import sample
 from motionloom.training.objectives.autoencoder import as_grid
-from motionloom.training.objectives.noising import NUM_LEVELS, Noised, Noising
+from motionloom.training.objectives.generator import Noised
+from motionloom.training.objectives.noising import NUM_LEVELS, Noising
 from motionloom.video.clip import Clip
 
 PREVIEW_CLIPS = 2
@@ -145,7 +146,7 @@ class FramesAndMasksLesson:
                 return list(self.base.denoiser(torch.cat(rows, dim=2), timestep).chunk(2, dim=2))
             joined = torch.stack(rows, dim=1).flatten(0, 1)  # (B 2, ...), each sample's mask after its video
             prediction = self.base.denoiser(joined, timestep.repeat_interleave(2))
-        return list(prediction.unflatten(0, (-1, 2)).unbind(1))
+        return list(torch.unflatten(prediction, 0, (-1, 2)).unbind(1))
 
     @torch.no_grad()
     def _proxy(self, noisy: Tensor, prediction: Tensor, timestep: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -205,6 +206,7 @@ class MivaObjective:
     ) -> None:
         self.adapter, self.base, self.lesson, self.showcase = adapter, base, lesson, showcase
         self.host = network_of(base.denoiser).requires_grad_(False)
+        self.device = next(self.host.parameters()).device
         self.networks: dict[str, nn.Module] = {"adapter": adapter}
         self.ema_networks: tuple[str, ...] = ("adapter",)
 
@@ -231,7 +233,7 @@ class MivaObjective:
     def preview(self, batch: dict[str, Tensor], generator: torch.Generator) -> npt.NDArray[np.uint8]:
         """The training windows as the codec has them above, their first frames animated below."""
         photos = batch["first_frame"][:PREVIEW_CLIPS].cpu()
-        with codec_on(self.base, self.host.device):
+        with codec_on(self.base, self.device):
             given = self.base.codec.decode(batch["mean"][: len(photos)].float().cpu(), photos)
         made = [self._animated({k: v[i] for k, v in batch.items()}, seed=i) for i in range(len(photos))]
         return as_grid([given, torch.cat(made)])
@@ -257,7 +259,7 @@ class MivaObjective:
         motions = (Asked("this", adapter=self.adapter, region=_subject(given, photo)),)
         request = Request(photo, motions, show.num_frames, show.fps, show.num_steps)
         generator = torch.Generator().manual_seed(seed)
-        with codec_on(self.base, self.host.device):
+        with codec_on(self.base, self.device):
             first = self.base.encode(request, generator)
             noise = self.base.start_noise(request)(first, self.base.latent_shape(request), generator)
             with self.base.adapted(request) as denoiser:
@@ -273,7 +275,8 @@ def _subject(sample: dict[str, Tensor], photo: Tensor) -> npt.NDArray[np.float32
         return None
     mask = sample["subject"][None, :1].float().cpu()  # (1, 1, h, w)
     region = torch.nn.functional.interpolate(mask, photo.shape[-2:], mode="bilinear")
-    return region[0, 0].numpy()  # type: ignore[no-any-return]
+    out: npt.NDArray[np.float32] = region[0, 0].numpy()
+    return out
 
 
 @contextmanager
