@@ -148,7 +148,7 @@ def animate(
     _check_masks(arguments)
     _check_motions([name for name, _ in arguments.get("motions") or []], base)
     out = out or Path(f"{photo.stem}_animated.mp4")
-    _check_output(out, sources=[photo, repeat, *(arguments.get("masks") or [])])
+    check_output(out, sources=[photo, repeat, *(arguments.get("masks") or [])])
     open_head(photo, "cannot animate", InputError)  # before a base is loaded for nothing
 
     from motionloom.denoisers.catalog import load_base
@@ -252,7 +252,7 @@ def _check_motions(names: Sequence[str], base: str) -> None:
     for name in names:
         if name.endswith(ADAPTER_SUFFIX):
             open_head(Path(name), "cannot read adapter", WeightsError)
-        elif name not in known and base == "mini":
+        elif name.partition("@")[0] not in known and base == "mini":
             raise ConfigError(
                 f"there is no motion {name!r}", fix=_did_you_mean(name, known, "motionloom motions")
             )
@@ -345,7 +345,7 @@ def _repeated_arguments(settings: dict[str, Any], clip: Path, motions_given: boo
     return repeated
 
 
-def _check_output(out: Path, sources: Sequence[Path | None]) -> None:
+def check_output(out: Path, sources: Sequence[Path | None]) -> None:
     """Refuses before the work what would be refused after it."""
     for source in sources:
         if source is not None and out.resolve() == source.resolve():
