@@ -223,7 +223,9 @@ class TrainingLoop:
     def report_refused(self) -> None:
         """Say and log what is not as the recipe asks, what the dataset changed, and which clips it left out and why."""
         if self.recipe.optimizer.kind == "adamw8bit" and not has_8bit_optimizer():
-            self._tell("optimizer", "bitsandbytes is not installed: adamw keeps its moments in 32 bits")
+            self._tell(
+                "optimizer", "bitsandbytes is not installed (pip install bitsandbytes): moments keep 32 bits"
+            )
         for note in self.dataset.notes:
             self._tell("data", note)
         for name, reason in self.dataset.refused:
