@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from motionloom.merging.decoupling import decouple as decouple
     from motionloom.merging.decoupling import extrapolate as extrapolate
     from motionloom.train import train as train
+    from motionloom.transfer import transfer as transfer
     from motionloom.video.clip import Clip as Clip
     from motionloom.video.picture import read_picture as read_picture
     from motionloom.video.read import read_clip as read_clip
@@ -54,6 +55,7 @@ _HOMES = {
     "load_base": "motionloom.denoisers.catalog",
     "generate": "motionloom.generate",
     "train": "motionloom.train",
+    "transfer": "motionloom.transfer",
     "evaluate": "motionloom.evaluate",
     "report": "motionloom.report",
     "extrapolate": "motionloom.merging.decoupling",
@@ -67,6 +69,7 @@ __all__ = [
     "read_picture",
     "load_base",
     "generate",
+    "transfer",
     "train",
     "evaluate",
     "report",

@@ -84,9 +84,9 @@ def generate(
         InputError: a photo or mask that cannot be used.
         WeightsError: an adapter that is damaged or was made for another base.
     """
-    picture, settings = _photo(photo, size, base)
+    picture, settings = read_photo(photo, size, base)
     request = Request(
-        photo=_pixels(picture),
+        photo=to_pixels(picture),
         motions=tuple(_asked(base, motions, masks, picture.shape[:2])),
         num_frames=frames or base.num_frames,
         fps=fps or base.fps,
@@ -108,17 +108,17 @@ def generate(
             base.condition(request, first, generator),
             request.num_steps,
             generator,
-            _stage(progress, "denoising"),
+            stage_of(progress, "denoising"),
         )
-    drawn = base.decode(latents, request, _stage(progress, "drawing"))
+    drawn = base.decode(latents, request, stage_of(progress, "drawing"))
 
     settings |= _settings(base, request, masks) | {"size": size, "seed": seed, "preset": preset}
     if notes := [*settings.pop("notes", []), *base.notes(request)]:
         settings["notes"] = notes
-    return Clip(_frames(drawn), request.fps, settings)
+    return Clip(to_frames(drawn), request.fps, settings)
 
 
-def _photo(photo: Photo, size: str, base: Base) -> tuple[Picture, dict[str, Any]]:
+def read_photo(photo: Photo, size: str, base: Base) -> tuple[Picture, dict[str, Any]]:
     """The picture at the size asked for, and what the settings say of it: its name, never where it lies."""
     settings: dict[str, Any] = {}
     if isinstance(photo, np.ndarray):
@@ -246,16 +246,16 @@ def _settings(base: Base, request: Request, masks: Sequence[Mask] | None) -> dic
     return settings
 
 
-def _pixels(picture: Picture) -> Tensor:
+def to_pixels(picture: Picture) -> Tensor:
     """uint8 (H, W, 3) => float (1, 3, H, W), -1..1."""
     return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def _frames(pixels: Tensor) -> npt.NDArray[np.uint8]:
+def to_frames(pixels: Tensor) -> npt.NDArray[np.uint8]:
     """float (1, 3, T, H, W), -1..1 => uint8 (T, H, W, 3); frame by frame, for long clips are large."""
     frames = (((frame + 1) * 127.5).round().clamp(0, 255).byte() for frame in pixels[0].unbind(1))
     return np.stack([frame.permute(1, 2, 0).numpy() for frame in frames])
 
 
-def _stage(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
+def stage_of(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
     return None if progress is None else lambda done, total: progress(name, done, total)

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS: tuple[list[str], ...] = (
     [],
     ["animate"],
+    ["transfer"],
     ["train"],
     ["evaluate"],
     ["report"],

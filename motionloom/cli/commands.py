@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from motionloom import __version__
-from motionloom.cli import animate, convert, data, evaluate, look, merge, report, study, train
+from motionloom.cli import animate, convert, data, evaluate, look, merge, report, study, train, transfer
 
 app = typer.Typer(
     name="motionloom",
@@ -36,6 +36,7 @@ def _options_of_every_command(
 
 
 app.command(epilog=animate.EPILOG)(animate.animate)
+app.command(epilog=transfer.EPILOG)(transfer.transfer)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=merge.EPILOG)(merge.merge)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)

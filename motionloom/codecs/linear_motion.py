@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 CAMERA_CHANNELS = 2
 LIGHT_OFFSET = 0.1  # brightness gain acts on value + offset, so that black can light up
+VISIBLE_FLOW = 0.004  # frame units: a pixel of a picture of 256 x 256
+VISIBLE_LIGHT = 0.04  # of the logarithm of the gain: four percent
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,12 @@ class LinearMotion(nn.Module):
         scaled = latents.clone()
         scaled[:, first:last] *= factor[:, None]
         return scaled
+
+    def activity(self, latents: Tensor) -> Tensor:
+        """Where latents (B, d, h, w) move or light anything: (B, h, w), 0 where they do not, 1 from a visible amount on."""
+        field = self.decode(latents)
+        furthest = field.local.norm(dim=2).amax(1) + field.camera.norm(dim=1)
+        return (furthest / VISIBLE_FLOW + field.light.abs().amax(1) / VISIBLE_LIGHT).clamp(0, 1)
 
     @torch.no_grad()
     def fit(self, local: Tensor, light: Tensor, camera: Tensor) -> dict[str, float]:

@@ -75,6 +75,21 @@ class MiniBase(Base):
             frames = frames[..., top : top + height, left : left + width]
         return frames
 
+    def motion_of(self, frames: Tensor, photo: Tensor) -> Tensor:
+        """See `transfer.MotionReader`: the flow of the clip as a linear latent."""
+        latents = self.codec.encode(frames)
+        return resize_maps(latents, *self.codec.latent_shape(self.num_frames, *photo.shape[-2:])[1:])
+
+    def draw_motion(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
+        """See `transfer.MotionReader`; a latent of zero is stillness, and where nothing moves nothing is painted."""
+        (asked,) = request.motions
+        latents = latents * asked.weight_at(1.0)
+        region = asked.region_over(request.height, request.width)
+        moving = resize_maps(self.codec.motion.activity(latents)[:, None], *region.shape, "bilinear")[0, 0]
+        where = Where(torch.zeros(0, *region.shape), region, region, region * moving)
+        run = Loop() if request.loop else Once()
+        return self.codec.decode(latents, request.photo, request.num_frames, where, run, progress)
+
     def told(self, photo: Tensor, generator: torch.Generator | None = None) -> Any:
         """What the denoiser is told of a photo (1, 3, H, W), -1..1; `generator` draws the headings."""
         h, w = self.codec.latent_shape(self.num_frames, *photo.shape[-2:])[1:]
