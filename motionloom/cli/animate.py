@@ -52,7 +52,8 @@ def animate(
         typer.Option(
             metavar="NAME_OR_FILE[:WEIGHT]",
             help="A motion, see `motionloom motions`, or an adapter file; repeat to weave several. WEIGHT is a "
-            "number, 0.8, or a curve over the steps, 1>0.",
+            "number, 0.8, or a curve over the steps, 1>0. Some motions take a direction: clouds@left:0.8, "
+            "or degrees, clouds@30.",
         ),
     ] = None,
     mask: Annotated[
