@@ -113,6 +113,8 @@ def _memory(recipe: Recipe, objective: Objective, cost: dict[str, Any]) -> dict[
     how += "; activations: " + cost["how"]
     if recipe.precision == "bf16":
         how += f", times {BF16_ACTIVATION_SHARE} for bf16"
+    if getattr(recipe.stage, "gradient_checkpointing", False):
+        how += "; what a checkpointed layer holds while it is run again is not counted"
     return {**parts, "total": sum(value for value in parts.values() if value is not None), "how": how}
 
 
