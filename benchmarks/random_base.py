@@ -22,4 +22,5 @@ def random_base(name: str, device: str, dtype: torch.dtype) -> MivaBase:
                 parameter.data.fill_(1.0)
         for buffer in model.buffers():  # position tables; zeros do
             buffer.zero_()
+    base.codec = type(base.codec)(base.codec.network)  # its constants were made as shapes too
     return base

@@ -207,6 +207,8 @@ class MivaObjective:
         self.adapter, self.base, self.lesson, self.showcase = adapter, base, lesson, showcase
         self.host = network_of(base.denoiser).requires_grad_(False)
         self.device = next(self.host.parameters()).device
+        # decodes the masks of every step, so it stays beside the host
+        self.codec = base.codec.network if isinstance(lesson, FramesAndMasksLesson) else None
         self.networks: dict[str, nn.Module] = {"adapter": adapter}
         self.ema_networks: tuple[str, ...] = ("adapter",)
 
