@@ -126,6 +126,13 @@ FOLDERS: dict[str, str] = {
     "WanPipeline": "motionloom.denoisers.wan:load_wan",
     "DynamiCrafter": "motionloom.denoisers.dynamicrafter.base:load_dynamicrafter",
     "mini": "motionloom.denoisers.mini:load_mini",
+    "lamd": "motionloom.denoisers.lamd:load_lamd",
+}
+
+#: what a folder without an index holds, told by its files
+FILES: dict[str, tuple[str, ...]] = {
+    "mini": ("codec.safetensors", "generator.safetensors"),
+    "lamd": ("mcd_vae.safetensors", "dmg.safetensors"),
 }
 
 
@@ -182,9 +189,10 @@ def _load(loader: str, name: str, options: dict[str, Any], *folder: Path) -> Bas
 
 
 def _kind_of(folder: Path) -> str:
-    """What model a folder holds, from its model_index.json."""
-    if all((folder / file).is_file() for file in ("codec.safetensors", "generator.safetensors")):
-        return "mini"
+    """What model a folder holds, from its files or its model_index.json."""
+    for known, files in FILES.items():
+        if all((folder / file).is_file() for file in files):
+            return known
     index = folder / "model_index.json"
     try:
         kind = json.loads(index.read_bytes())["_class_name"]
