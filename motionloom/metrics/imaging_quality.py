@@ -21,7 +21,7 @@ class ImagingQuality(Metric):
     """
 
     name = "imaging_quality"
-    measured_as = "imaging_quality/1"
+    measured_as = "imaging_quality/2"
     may_use = frozenset({"picture"})
     min_frames = 1
     gives: ClassVar = {
@@ -34,7 +34,7 @@ class ImagingQuality(Metric):
 
     @classmethod
     def made(cls, setup: Setup) -> ImagingQuality:
-        return cls(setup.networks.call("musiq-spaq"), setup.networks.device)
+        return cls(setup.networks.load("musiq-spaq"), setup.networks.device)
 
     def measure(self, item: Item) -> Measured:
         curve = [self._score(as_pixels(frame[None])) for frame in item.clip.frames]

@@ -22,7 +22,7 @@ class MotionSmoothness(Metric):
     """
 
     name = "motion_smoothness"
-    measured_as = "motion_smoothness/1"
+    measured_as = "motion_smoothness/2"
     min_frames = 3
     gives: ClassVar = {
         "motion_smoothness": Value("VBench motion_smoothness, guess floored (compat)"),
@@ -34,7 +34,7 @@ class MotionSmoothness(Metric):
 
     @classmethod
     def made(cls, setup: Setup) -> MotionSmoothness:
-        return cls(setup.networks.call("amt-s"), setup.networks.device)
+        return cls(setup.networks.load("amt-s"), setup.networks.device)
 
     def measure(self, item: Item) -> Measured:
         frames = item.clip.frames

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ RESAMPLES = 2000
 FLIPS = 20_000
 FEW_CLUSTERS = 20  # below, the t interval on cluster means; a bootstrap of so few is too narrow
 EXACT_UP_TO = 14  # clusters: 2^14 sign patterns are enumerated, more are drawn
+SIGNS_AT_ONCE = 1 << 18  # 2 MiB of drawn signs, whatever the number of clusters
 
 
 def cluster_means(numbers: Floats, clusters: Sequence[str]) -> Floats:
@@ -107,12 +108,27 @@ def paired_difference(a: Floats, b: Floats, clusters: Sequence[str], boolean: bo
 def sign_flip(differences: Floats) -> float:
     """Two-sided p of mean zero when each difference is as likely as its negative; exact up to 14 of them."""
     n, observed = len(differences), abs(differences.mean()) if len(differences) else 0.0
-    if n <= EXACT_UP_TO:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = np.random.default_rng(0).integers(0, 2, (FLIPS, n)) * 2 - 1
-    hits = int((np.abs((signs * differences).mean(1)) >= observed * (1 - 1e-12)).sum())
-    return hits / len(signs) if n <= EXACT_UP_TO else (hits + 1) / (len(signs) + 1)
+    exact = n <= EXACT_UP_TO
+    hits, flips = 0, 0
+    for negative in _every_pattern(n) if exact else _drawn_patterns(n):
+        # the sum of the flipped differences is the sum of all minus twice that of the negative ones
+        means = (differences.sum() - 2 * (negative @ differences)) / max(n, 1)
+        hits += int((np.abs(means) >= observed * (1 - 1e-9)).sum())
+        flips += len(negative)
+    return hits / flips if exact else (hits + 1) / (flips + 1)
+
+
+def _every_pattern(n: int) -> Iterator[Floats]:
+    """All 2^n choices of which differences change their sign, as rows of 0 and 1."""
+    yield ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(np.float64)
+
+
+def _drawn_patterns(n: int) -> Iterator[Floats]:
+    """FLIPS choices from a fixed seed, a few rows at a time: the same as if drawn at once."""
+    generator = np.random.default_rng(0)
+    rows = max(1, SIGNS_AT_ONCE // n)
+    for start in range(0, FLIPS, rows):
+        yield generator.integers(0, 2, (min(rows, FLIPS - start), n)).astype(np.float64)
 
 
 def mcnemar(a: Floats, b: Floats) -> float:

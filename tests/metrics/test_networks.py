@@ -16,12 +16,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from motionloom.errors import ConfigError, WeightsError
+from motionloom.errors import ConfigError, InputError, WeightsError
+from motionloom.metrics.networks.amt import AMT
 from motionloom.metrics.networks.c3d import C3D, prepared
 from motionloom.metrics.networks.convert import add_weights
 from motionloom.metrics.networks.i3d import I3D
 from motionloom.metrics.networks.inception import Inception
 from motionloom.metrics.networks.lpips import load_lpips
+from motionloom.metrics.networks.musiq import MUSIQ, cut, hashed_positions, scales
 from motionloom.metrics.networks.raft import RAFT
 from motionloom.metrics.networks.table import NETWORKS, Networks
 from motionloom.weights import load_weights, save_weights
@@ -101,6 +103,68 @@ def test_lpips_is_the_packages(tmp_path: Path) -> None:
     assert float(lpips(a, a)) == 0
 
 
+@torch.no_grad()
+def test_musiq_is_the_ports() -> None:
+    expected = REFERENCE["musiq"]
+    network = filled(MUSIQ(num_blocks=expected["num_blocks"]))
+    picture = F.interpolate(drawn("musiq", 1, 3, 12, 20), (96, 150), mode="bicubic").clamp(0, 1)
+    assert float(network(picture)) == pytest.approx(expected["score"], abs=1e-4)
+    assert float(network(picture.flip(3) * 0.7)) == pytest.approx(expected["mirrored_and_darker"], abs=1e-4)
+    assert float(network(picture[..., :70])) == pytest.approx(expected["tall"], abs=1e-4)
+    both = network(torch.cat([picture, picture * 0.7]))
+    assert both.tolist() == pytest.approx([float(network(picture)), float(network(picture * 0.7))], abs=1e-4)
+
+
+def test_musiq_sees_every_pixel_once_a_scale() -> None:
+    picture = drawn("cut", 2, 3, 70, 40)
+    assert [tuple(scaled.shape[2:]) for scaled in scales(picture)] == [(224, 128), (384, 219), (70, 40)]
+    patches = cut(picture)
+    assert patches.shape == (2, 3 * 2, 3, 32, 32)
+    assert float(patches.sum()) == pytest.approx(float(picture.sum()), rel=1e-5)
+    # 26 rows and 24 columns are missing: 13 and 12 before; the patch below the first begins with row 19
+    assert torch.equal(patches[1, 0, :, 13:, 12:], picture[1, :, :19, :20])
+    assert torch.equal(patches[1, 2, :, :, 12:], picture[1, :, 19:51, :20])
+    assert hashed_positions(1, 20).tolist() == [k // 2 for k in range(20)]
+    assert hashed_positions(20, 2).tolist() == [k // 2 * 10 + j for k in range(20) for j in (0, 5)]
+
+
+@torch.no_grad()
+def test_amt_is_the_releases() -> None:
+    expected, network = REFERENCE["amt"], filled(AMT())
+    for value in network.state_dict().values():
+        if value.ndim > 1:
+            value.mul_(expected["weights_times"])
+    first = F.interpolate(drawn("amt-first", 1, 3, 12, 14), (120, 150), mode="bicubic").clamp(0, 1)
+    second = torch.roll(first, (3, -4), (2, 3))
+    middle = network(first, second)
+    assert float(middle.mean()) == pytest.approx(expected["mean"], abs=1e-5)
+    assert float(middle.std()) == pytest.approx(expected["std"], abs=1e-5)
+    for channel, row, column, value in expected["at"]:
+        assert float(middle[0, channel, row, column]) == pytest.approx(value, abs=1e-4)
+    for update in (network.update4, network.update3, network.update2):  # what is found in each search counts
+        weight = update.convc1.weight.clone()
+        update.convc1.weight.zero_()
+        assert float((network(first, second) - middle).abs().mean()) > 0.005
+        update.convc1.weight.copy_(weight)
+
+
+@torch.no_grad()
+def test_amt_finds_a_still_frame_and_refuses_small_ones() -> None:
+    """With decoders that say nothing, masks are halves and flows zero: the mean of both frames."""
+    network = filled(AMT())
+    for module in (network.decoder4, network.decoder3, network.decoder2, network.decoder1):
+        module.convblock[2].weight.zero_(), module.convblock[2].bias.zero_()
+    for layer in (
+        network.comb_block[2],
+        *(u.flow_head[2] for u in (network.update4, network.update3, network.update2)),
+    ):
+        layer.weight.zero_(), layer.bias.zero_()
+    first, second = drawn("still", 1, 3, 113, 140), drawn("other", 1, 3, 113, 140)
+    assert torch.allclose(network(first, second), (first + second) / 2, atol=1e-4)
+    with pytest.raises(InputError, match="AMT-S needs sides of more than 112 px"):
+        network(first[..., :112, :], second[..., :112, :])
+
+
 def test_c3d_prepares_clips_as_its_release() -> None:
     """BGR, times 128, aligned corners, plus 128 minus the mean's crop; and the layers fit each other."""
     mean = drawn("mean", 3, 16, 128, 171) * 100
@@ -120,6 +184,8 @@ def test_parameters_are_as_many_as_published() -> None:
     assert count(RAFT()) == 5_257_536
     assert count(Inception()) == 23_850_960
     assert count(I3D()) == 12_697_264
+    assert count(MUSIQ()) == 27_125_825
+    assert count(AMT()) == 2_990_543
 
 
 # --- finding and converting
@@ -132,20 +198,35 @@ def test_missing_weights_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="hf download facebook/dino-vitb16"):
         networks.load("dino-vitb16")
     with pytest.raises(WeightsError, match="--accept-nc"):
-        networks.call("amt-s")
-    with pytest.raises(WeightsError, match="--plugin amt-s=package.module:callable, which takes"):
-        Networks(tmp_path, accept_nc=True).call("amt-s")
+        networks.load("amt-s")
+    with pytest.raises(WeightsError, match=r"amt-s\.pth.*--add-weights amt-s=FILE"):
+        Networks(tmp_path, accept_nc=True).load("amt-s")
+    with pytest.raises(WeightsError, match="--plugin cotracker2=package.module:callable, which takes"):
+        Networks(tmp_path, accept_nc=True).call("cotracker2")
+    with pytest.raises(ConfigError, match="'raft' is no network of a plug-in.*dreamsim"):
+        Networks(tmp_path, plugins={"raft": "theirs:raft"})
 
 
 def test_a_plugin_is_called_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "their_amt.py").write_text("def middle(a, b):\n    return (a + b) / 2\n")
+    (tmp_path / "their_tracker.py").write_text("def track(video, grid):\n    return video * grid\n")
     monkeypatch.syspath_prepend(tmp_path)
-    networks = Networks(tmp_path, accept_nc=True, plugins={"amt-s": "their_amt:middle"})
-    assert networks.call("amt-s")(1.0, 3.0) == 2
-    assert len(networks.used["amt-s"].sha256) == 64
+    networks = Networks(tmp_path, accept_nc=True, plugins={"cotracker2": "their_tracker:track"})
+    assert networks.call("cotracker2")(2.0, 3) == 6
+    assert len(networks.used["cotracker2"].sha256) == 64
     with pytest.raises(ConfigError, match="cannot use the plug-in"):
-        Networks(tmp_path, accept_nc=True, plugins={"amt-s": "their_amt:nothing"}).call("amt-s")
-    sys.modules.pop("their_amt", None)
+        Networks(tmp_path, accept_nc=True, plugins={"cotracker2": "their_tracker:nothing"}).call("cotracker2")
+    sys.modules.pop("their_tracker", None)
+
+
+def test_amt_is_read_from_its_training_checkpoint(tmp_path: Path) -> None:
+    file, tensors = tmp_path / "amt-s.pth", AMT().state_dict()
+    torch.save({"state_dict": tensors, "epoch": 300}, file)
+    add_weights("amt-s", file, tmp_path)
+    loaded = Networks(tmp_path, accept_nc=True).load("amt-s")
+    assert torch.equal(loaded.update4.convc1.weight, tensors["update4.convc1.weight"])
+    torch.save(tensors, file)
+    with pytest.raises(WeightsError, match="more than tensors"):
+        add_weights("amt-s", file, tmp_path)
 
 
 def test_convert_checks_hash_keys_and_kind(tmp_path: Path) -> None:

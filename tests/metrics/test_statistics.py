@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from motionloom.metrics import statistics
 from motionloom.metrics.statistics import (
     cluster_means,
     holm,
@@ -69,6 +70,17 @@ def test_sign_flip_agrees_with_the_t_test_on_normal_data() -> None:
     assert sign_flip(numbers) == pytest.approx(stats.ttest_1samp(numbers, 0).pvalue, abs=0.01)
     assert sign_flip(np.ones(10)) == 2 / 2**10
     assert sign_flip(np.zeros(5)) == 1
+
+
+def test_sign_flips_are_drawn_in_parts_and_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(7).normal(0.1, 1, 300)
+    signs = np.random.default_rng(0).integers(0, 2, (statistics.FLIPS, 300)) * 2 - 1
+    at_once = (np.abs((signs * numbers).mean(1)) >= abs(numbers.mean())).sum()
+    assert sign_flip(numbers) == (at_once + 1) / (statistics.FLIPS + 1)
+    monkeypatch.setattr(statistics, "SIGNS_AT_ONCE", 7777)
+    assert sign_flip(numbers) == (at_once + 1) / (statistics.FLIPS + 1)
+    largest = max(rows.size for rows in statistics._drawn_patterns(300))
+    assert largest <= 7777
 
 
 def test_mcnemar_is_the_binomial_test_of_discordant_pairs() -> None:

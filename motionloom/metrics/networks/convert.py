@@ -56,18 +56,33 @@ def add_weights(name: str, file: Path, folder: Path | None = None) -> Path:
 
 
 def _read_torch(file: Path) -> Tensors:
+    return _tensors_of(_unpickled(file), file)
+
+
+def _unpickled(file: Path) -> object:
+    """What the file holds, read by torch's loader that runs nothing."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as problem:
         raise WeightsError(
             f'cannot convert "{file}": it is no plain file of tensors ({str(problem).splitlines()[0][:120]})',
             fix="give the published state dictionary, not a TorchScript archive",
         ) from None
+
+
+def _tensors_of(content: object, file: Path, part: str | None = None) -> Tensors:
+    if part is not None and isinstance(content, dict):
+        content = content.get(part)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(
             f'cannot convert "{file}": it holds more than tensors', fix="give the state dictionary"
         )
     return content
+
+
+def _read_amt(file: Path) -> Tensors:
+    """A training checkpoint: the network is its "state_dict"."""
+    return _tensors_of(_unpickled(file), file, "state_dict")
 
 
 def _read_lpips(file: Path) -> Tensors:
@@ -119,6 +134,18 @@ def _c3d() -> nn.Module:
     return C3D()
 
 
+def _amt() -> nn.Module:
+    from motionloom.metrics.networks.amt import AMT
+
+    return AMT()
+
+
+def _musiq() -> nn.Module:
+    from motionloom.metrics.networks.musiq import MUSIQ
+
+    return MUSIQ()
+
+
 def _aesthetic() -> nn.Module:
     from motionloom.metrics.networks.clip import AestheticHead
 
@@ -129,6 +156,8 @@ _READERS: dict[str, tuple[Callable[[Path], Tensors], Callable[[], nn.Module] | N
     "raft": (_read_torch, _raft),
     "i3d": (_read_torch, _i3d),
     "inception-2015": (_read_torch, _inception),
+    "amt-s": (_read_amt, _amt),
+    "musiq-spaq": (_read_torch, _musiq),
     "laion-aesthetic": (_read_torch, _aesthetic),
     "c3d-ucf101": (_read_c3d, _c3d),
     "lpips-vgg16": (_read_lpips, None),  # its own loader checks the keys

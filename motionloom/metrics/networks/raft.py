@@ -40,7 +40,7 @@ class RAFT(nn.Module):
         correlations = all_pairs(*features.chunk(2))
         hidden, context = self.context_encoder(first).split([HIDDEN, HIDDEN], dim=1)
         hidden, context = hidden.tanh(), context.relu()
-        start = _coordinates(features.shape[-2:], first)  # (1, 2, h, w)
+        start = coordinates(features.shape[-2:], first)  # (1, 2, h, w)
         places = start.repeat(len(first), 1, 1, 1)
         for _ in range(updates):
             looked_up = look_up(correlations, places)
@@ -59,10 +59,10 @@ def all_pairs(a: Tensor, b: Tensor) -> list[Tensor]:
     return pyramid
 
 
-def look_up(pyramid: list[Tensor], places: Tensor) -> Tensor:
-    """Correlations around where each place points: (B, 2, h, w) => (B, levels (2 r + 1)^2, h, w)."""
+def look_up(pyramid: list[Tensor], places: Tensor, radius: int = RADIUS) -> Tensor:
+    """Correlations around where each place points: (B, 2, h, w) => (B, levels (2 radius + 1)^2, h, w)."""
     batch, _, height, width = places.shape
-    reach = torch.linspace(-RADIUS, RADIUS, 2 * RADIUS + 1, device=places.device)
+    reach = torch.linspace(-radius, radius, 2 * radius + 1, device=places.device)
     # the official window runs along x in its first axis
     window = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), dim=-1)
     centres = places.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
@@ -83,7 +83,8 @@ def upsample(flow: Tensor, mask: Tensor) -> Tensor:
     return fine.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, 8 * height, 8 * width)
 
 
-def _coordinates(size: tuple[int, ...] | torch.Size, like: Tensor) -> Tensor:
+def coordinates(size: tuple[int, ...] | torch.Size, like: Tensor) -> Tensor:
+    """Where each place of a grid lies: (1, 2, h, w), (x, y), in the device and dtype of `like`."""
     ys, xs = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
     return torch.stack([xs, ys])[None].to(like)
 

@@ -132,12 +132,11 @@ NETWORKS: dict[str, Network] = {
     ),
     "amt-s": Network(
         "AMT-S, frame interpolation",
-        "",
-        "hub lalala125/AMT",
+        _HERE + "amt:load_amt",
+        "huggingface.co/lalala125/AMT: amt-s.pth",
         "CC-BY-NC-4.0",
         "CC-BY-NC-4.0",
         non_commercial=True,
-        plugin="(first, second): float (1, 3, H, W) 0..1 each -> the frame half-way, float (1, 3, H, W) 0..1",
     ),
     "cotracker2": Network(
         "CoTracker2, point tracks",
@@ -158,12 +157,11 @@ NETWORKS: dict[str, Network] = {
     ),
     "musiq-spaq": Network(
         "MUSIQ trained on SPAQ, picture quality",
-        "",
-        "pyiqa release v0.1-weights musiq_spaq_ckpt-358bb6af.pth",
-        "PolyForm-Noncommercial-1.0.0 (pyiqa)",
-        "Apache-2.0 (Google)",
-        non_commercial=True,
-        plugin="(pictures): float (N, 3, H, W) 0..1 -> (N,), 0..100",
+        _HERE + "musiq:load_musiq",
+        "github chaofengc/IQA-PyTorch release v0.1-weights: musiq_spaq_ckpt-358bb6af.pth",
+        "Apache-2.0 (Google); the port: PolyForm-Noncommercial-1.0.0",
+        "Apache-2.0 (Google; converted by the port)",
+        official_sha256="358bb6af275e28ea56821d44fb55c6cb83645db11f394d3ad65b2d149965ab50",
     ),
 }
 
@@ -194,6 +192,10 @@ class Networks:
         accept_nc: bool = False,
         plugins: dict[str, str] | None = None,
     ) -> None:
+        for name in plugins or ():
+            if name not in NETWORKS or NETWORKS[name].plugin is None:
+                known = ", ".join(key for key, row in NETWORKS.items() if row.plugin)
+                raise ConfigError(f"{name!r} is no network of a plug-in", fix=f"those are {known}")
         self.folder = folder or default_folder()
         self.device, self.accept_nc, self.plugins = device, accept_nc, plugins or {}
         self.used: dict[str, Used] = {}
