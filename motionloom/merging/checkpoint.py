@@ -25,6 +25,7 @@ from torch import Tensor
 
 from motionloom.errors import ConfigError, InputError, WeightsError
 from motionloom.filetypes import describe_content, open_head
+from motionloom.merging.pipeline import Background
 from motionloom.weights import read_metadata, read_tensor_layout
 
 PICKLED_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
@@ -64,11 +65,16 @@ class WeightsFile:
 
     def __post_init__(self) -> None:
         self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._digest, self._hashed_bytes = hashlib.sha256(), 0
+        self._digest, self._hashed_bytes = hashlib.sha256(), 0  # the hashing thread's own until it is done
+        self._hashing: Background | None = None
         self._hex: str | None = None
 
     def read_into(self, start_byte: int, view: memoryview, hashed: bool = False) -> None:
-        """Fill `view` with the bytes from `start_byte`. Raises WeightsError when the file ends before."""
+        """Fill `view` with the bytes from `start_byte`; hashed: in a thread, so leave them alone.
+
+        Raises:
+            WeightsError: the file ends before.
+        """
         done = 0
         while done < len(view):
             count = os.preadv(self._descriptor, [view[done:]], start_byte + done)
@@ -79,17 +85,22 @@ class WeightsFile:
                 )
             done += count
         if hashed and self._hex is None:
-            self._hash_up_to(start_byte)
-            if self._hashed_bytes == start_byte:
-                self._digest.update(view)
-                self._hashed_bytes += len(view)
+            self._hashing = self._hashing or Background()
+            self._hashing.run(self._hash, start_byte, view)
 
     def sha256(self) -> str:
         """Of the whole file, in hexadecimal."""
         if self._hex is None:
+            self._end_hashing(finish=True)
             self._hash_up_to(self.path.stat().st_size, gap_bytes=None)
             self._hex = self._digest.hexdigest()
         return self._hex
+
+    def _hash(self, start_byte: int, view: memoryview) -> None:
+        self._hash_up_to(start_byte)
+        if self._hashed_bytes == start_byte:
+            self._digest.update(view)
+            self._hashed_bytes += len(view)
 
     def _hash_up_to(self, end_byte: int, gap_bytes: int | None = 1 << 23) -> None:
         """Hash the bytes between what is hashed and `end_byte`, if they are few; None: however many."""
@@ -103,14 +114,22 @@ class WeightsFile:
             self._digest.update(view)
             self._hashed_bytes += len(view)
 
+    def _end_hashing(self, finish: bool) -> None:
+        if self._hashing is not None:
+            if finish:
+                self._hashing.wait()
+            self._hashing.close()
+            self._hashing = None
+
     def close(self) -> None:
         """Give the file back; safe to call twice."""
+        self._end_hashing(finish=False)
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
+        if hasattr(self, "_hashing"):
             self.close()
 
 
@@ -140,16 +159,11 @@ class Checkpoint(Mapping[str, Tensor]):
     def __contains__(self, name: object) -> bool:
         return name in self.stored
 
-    def read(
-        self, name: str, start: int, stop: int, buffer: Tensor | None = None, hashed: bool = False
-    ) -> Tensor:
-        """Elements [start, stop) of a flattened tensor, in `buffer` (uint8, large enough) or fresh memory."""
+    def read(self, name: str, start: int, stop: int, hashed: bool = False) -> Tensor:
+        """Elements [start, stop) of a flattened tensor; hashed: see `WeightsFile.read_into`."""
         found = self.stored[name]
-        size_bytes = (stop - start) * found.dtype.itemsize
-        if buffer is None:
-            buffer = torch.empty(size_bytes, dtype=torch.uint8)
-        raw = buffer[:size_bytes]
-        if size_bytes:
+        raw = torch.empty((stop - start) * found.dtype.itemsize, dtype=torch.uint8)
+        if raw.numel():
             at = found.start_byte + start * found.dtype.itemsize
             found.file.read_into(at, raw.numpy().data, hashed)
         return raw.view(found.dtype)

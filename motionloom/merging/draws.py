@@ -8,11 +8,13 @@ nor pieces, nor PYTHONHASHSEED can change a mask. The streams are NumPy's SFC64 
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Words = np.ndarray[tuple[int], np.dtype[np.int32]]
 WORD = 2**32  # a mask entry compares one 32-bit word with a threshold: a probability is met within 2^-32
 
 
@@ -35,21 +37,20 @@ class Draw:
 
         Masks of consecutive pieces, joined, are the mask of the whole.
         """
-        words = torch.from_numpy(self._take(int(np.prod(shape)))).reshape(shape)
+        words = self._take(math.prod(shape))
         if isinstance(probability, Tensor):
-            return words.double() < probability.double() * WORD - WORD // 2
+            drawn = torch.from_numpy(words).reshape(shape)
+            return drawn.double() < probability.double() * WORD - WORD // 2
         threshold = round(probability * WORD) - WORD // 2
         if threshold >= WORD // 2:  # beyond int32: every entry is kept
             return torch.ones(shape, dtype=torch.bool)
-        return words < threshold
+        return torch.from_numpy(words < np.int32(threshold)).reshape(shape)
 
-    def _take(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    def _take(self, count: int) -> Words:
         """The next `count` words, uniform over int32."""
         fresh = -(-max(0, count - len(self._left)) // 2)  # a raw word is 64 bits
-        words = (
-            np.concatenate([self._left, self._words.random_raw(fresh).view(np.int32)])
-            if fresh
-            else self._left
-        )
+        words = self._words.random_raw(fresh).view(np.int32) if fresh else self._left
+        if fresh and len(self._left):
+            words = np.concatenate([self._left, words])
         self._left = words[count:].copy()
         return words[:count]

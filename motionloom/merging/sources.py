@@ -44,9 +44,9 @@ class Source:
         """name -> something with a shape."""
         return self.checkpoint.stored
 
-    def piece(self, name: str, start: int, stop: int, base: Tensor, buffer: Tensor) -> Tensor:
+    def piece(self, name: str, start: int, stop: int, base: Tensor) -> Tensor:
         """Elements [start, stop) of a flattened tensor, float32; `base` is the base's, float32."""
-        return self.checkpoint.read(name, start, stop, buffer, hashed=True).float()
+        return self.checkpoint.read(name, start, stop, hashed=True).float()
 
 
 class LoraSource(Source):
@@ -62,7 +62,7 @@ class LoraSource(Source):
         """The base's: a LoRA makes a whole model of it."""
         return self._base
 
-    def piece(self, name: str, start: int, stop: int, base: Tensor, buffer: Tensor) -> Tensor:
+    def piece(self, name: str, start: int, stop: int, base: Tensor) -> Tensor:
         """See `Source`."""
         if name not in self._pairs:
             return base.clone()

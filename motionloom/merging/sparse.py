@@ -21,7 +21,7 @@ def dare(tau: Tensor, drop: float, keep: Tensor) -> Tensor:
         drop: p, the probability that `keep` was drawn with.
         keep: bool (or 0 and 1), of the shape of tau.
     """
-    return tau * keep.to(tau.dtype) / (1.0 - drop)
+    return tau.mul(keep).div_(1.0 - drop)
 
 
 def dare_by_norm(tau: Tensor, keep: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from motionloom.merging.checkpoint import Checkpoint, Stored, WeightsFile, check
 from motionloom.merging.decoupling import not_finite
 from motionloom.merging.groups import select
 from motionloom.merging.methods import Slot
+from motionloom.merging.pipeline import Background, ahead, keep_freed_memory
 from motionloom.merging.recipe import MergeRecipe
 from motionloom.merging.sources import Source, source
 from motionloom.weights import _NAMES, CHECKSUM_KEY, MAX_HEADER_BYTES, METADATA_KEY
@@ -74,41 +75,37 @@ class Merge:
         got: dict[str, list[Tensor]] = {output: [] for output in self.recipe.method.outputs}
         for piece in self.pieces(name):
             for output, merged in piece.results.items():
-                got[output].append(merged.float().clone())  # the buffer is used again
+                got[output].append(merged.float())
         return {output: torch.cat(pieces).reshape(stored.shape) for output, pieces in got.items()}
 
-    def pieces(self, name: str, buffers: Buffers | None = None) -> Iterator[Piece]:
-        """One tensor in order; a piece is good until the next one is asked for."""
-        buffers = buffers or Buffers(1 + len(self.tuned))
-        return self._merged(name, buffers) if name in self.merged else self._copied(name, buffers)
+    def pieces(self, name: str) -> Iterator[Piece]:
+        """One tensor in order."""
+        return self._merged(name) if name in self.merged else self._copied(name)
 
-    def _copied(self, name: str, buffers: Buffers) -> Iterator[Piece]:
+    def _copied(self, name: str) -> Iterator[Piece]:
         stored, dtype = self.stored(name), self.dtype(name)
         for start, stop in _ranges(stored.num_elements, PIECE_ELEMENTS):
-            own = self.home[name].read(name, start, stop, buffers.of(0, stored, stop - start), hashed=True)
+            own = self.home[name].read(name, start, stop, hashed=True)
             if own.is_floating_point() and not _fits(own, dtype):
                 raise not_finite(name, {f'"{self.home[name].path}"': own})
-            yield Piece(own, dict.fromkeys(self.recipe.method.outputs, own.to(dtype)))
+            yield Piece(name, own, dict.fromkeys(self.recipe.method.outputs, own.to(dtype)))
 
-    def _merged(self, name: str, buffers: Buffers) -> Iterator[Piece]:
+    def _merged(self, name: str) -> Iterator[Piece]:
         stored, method, dtype = self.stored(name), self.recipe.method, self.dtype(name)
         slot = Slot(name, stored.shape, self.recipe.seed)
         for start, stop in _ranges(
             stored.num_elements, stored.num_elements if method.whole else PIECE_ELEMENTS
         ):
-            own = self.base.read(name, start, stop, buffers.of(0, stored, stop - start), hashed=True)
+            own = self.base.read(name, start, stop, hashed=True)
             base = own.float()
-            tuned = [
-                one.piece(name, start, stop, base, buffers.of(1 + index, one.shapes[name], stop - start))
-                for index, one in enumerate(self.tuned)
-            ]
+            tuned = [one.piece(name, start, stop, base) for one in self.tuned]
             told = [_statistic(one, name, start, stop, method.whole) for one in self.statistics]
             if method.whole:
                 base, tuned = base.reshape(stored.shape), [one.reshape(stored.shape) for one in tuned]
             results = method.merge(slot, base, tuned, told)
             if not all(_fits(merged, dtype) for merged in results.values()):
                 raise self._not_finite(name, base, tuned)
-            yield Piece(own, {output: merged.flatten().to(dtype) for output, merged in results.items()})
+            yield Piece(name, own, {output: merged.flatten().to(dtype) for output, merged in results.items()})
 
     def _not_finite(self, name: str, base: Tensor, tuned: Sequence[Tensor]) -> NumericError:
         named = {
@@ -126,6 +123,7 @@ class Merge:
 class Piece:
     """A run of entries of one tensor, flattened: the home's own, and output -> result in the result's dtype."""
 
+    name: str
     own: Tensor
     results: dict[str, Tensor]
 
@@ -133,20 +131,6 @@ class Piece:
         """Whether the method, and not the dtype alone, changed anything."""
         merged = self.results[output]
         return not torch.equal(self.own.to(merged.dtype), merged)
-
-
-class Buffers:
-    """One piece of memory for each input, grown when needed and used again."""
-
-    def __init__(self, count: int) -> None:
-        self._buffers = [torch.empty(PIECE_ELEMENTS * 4, dtype=torch.uint8) for _ in range(count)]
-
-    def of(self, index: int, stored: Stored, elements: int) -> Tensor:
-        """uint8, large enough for so many elements."""
-        size_bytes = elements * stored.dtype.itemsize
-        if self._buffers[index].numel() < size_bytes:
-            self._buffers[index] = torch.empty(size_bytes, dtype=torch.uint8)
-        return self._buffers[index]
 
 
 def opened(recipe: MergeRecipe) -> Merge:
@@ -236,6 +220,7 @@ class PiecewiseFile:
         canonical = json.dumps(self._header, sort_keys=True, separators=(",", ":")).encode("ascii")
         self._digest = hashlib.sha256(canonical)
         self._size_bytes, self._written_bytes = position, 0
+        self._background = Background()
         self._stream = open(path, "wb")  # noqa: SIM115  (closed by __exit__)
         self._stream.write(self._encoded("0" * 64))
 
@@ -247,8 +232,10 @@ class PiecewiseFile:
         return len(text).to_bytes(8, "little") + text
 
     def write(self, piece: Tensor) -> None:
-        """The next elements."""
-        raw = piece.contiguous().flatten().view(torch.uint8).numpy().data
+        """The next elements: hashed and written in a thread, so leave them alone."""
+        self._background.run(self._write, piece.contiguous().flatten().view(torch.uint8).numpy().data)
+
+    def _write(self, raw: memoryview) -> None:
         self._digest.update(raw)
         self._stream.write(raw)
         self._written_bytes += len(raw)
@@ -259,8 +246,9 @@ class PiecewiseFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._stream:
+        with self._stream, closing(self._background):
             if kind is None:
+                self._background.wait()
                 assert self._written_bytes == self._size_bytes, (
                     "fewer bytes were written than the header says"
                 )
@@ -274,7 +262,7 @@ def write_merged(merge: Merge, folder: Path | None, progress: Progress | None) -
     merge.changed = {output: set() for output in outputs}
     total = sum(merge.stored(name).size_bytes for name in merge.names)
     done = 0
-    buffers = Buffers(1 + len(merge.tuned))
+    keep_freed_memory()
     for place, names in files_of(merge):
         with ExitStack() as stack:
             files = {
@@ -282,27 +270,29 @@ def write_merged(merge: Merge, folder: Path | None, progress: Progress | None) -
                 for output in outputs
                 if folder is not None
             }
-            for name, _ in names:
-                if merge.stored(name).num_elements == 0:
-                    continue
-                for piece in merge.pieces(name, buffers):
-                    for output, merged in piece.results.items():
-                        if (
-                            name in merge.merged
-                            and name not in merge.changed[output]
-                            and piece.changed(output)
-                        ):
-                            merge.changed[output].add(name)
-                        if folder is not None:
-                            files[output].write(merged)
-                    done += piece.own.nbytes
-                    if progress is not None:
-                        progress("merging (bytes)", done, total)
+            own = [name for name, _ in names if merge.stored(name).num_elements]
+            for piece in stack.enter_context(
+                closing(ahead(piece for name in own for piece in merge.pieces(name)))
+            ):
+                _note_change(merge, piece)
+                for output, file in files.items():
+                    file.write(piece.results[output])
+                done += piece.own.nbytes
+                if progress is not None:
+                    progress("merging (bytes)", done, total)
     if not any(merge.changed.values()):
         raise ConfigError(
             f"the merge changes none of the {len(merge.merged)} tensors it looks at",
             fix="choose other numbers, groups or models: the result would be the base",
         )
+
+
+def _note_change(merge: Merge, piece: Piece) -> None:
+    """Fills `merge.changed`."""
+    if piece.name in merge.merged:
+        for output, changed in merge.changed.items():
+            if piece.name not in changed and piece.changed(output):
+                changed.add(piece.name)
 
 
 def files_of(merge: Merge) -> list[tuple[Path, list[tuple[str, str]]]]:

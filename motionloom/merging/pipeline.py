@@ -1,0 +1,61 @@
+"""Reading, merging, hashing and writing at the same time: threads, for whatever of them lets go of the interpreter."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+LARGEST_KEPT_BYTES = 31 << 20  # glibc learns from blocks of up to 32 MiB
+
+
+class Background:
+    """Calls that run one after another in a thread of their own.
+
+    Args:
+        most: calls that may wait; `run` blocks beyond it, so that what they hold on to stays bounded.
+    """
+
+    def __init__(self, most: int = 4) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+        self._most = most
+
+    def run(self, call: Callable[..., None], *args: object) -> None:
+        """Call later. Raises what an earlier call raised."""
+        while len(self._waiting) >= self._most:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(call, *args))
+
+    def wait(self) -> None:
+        """Until all calls are done. Raises what one of them raised."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """Drop what still waits and end the thread; safe to call twice."""
+        self._thread.shutdown(cancel_futures=True)
+        self._waiting.clear()
+
+
+def ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+    """The same items, the next one being made in a thread while one is used."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, items, end)
+            yield item  # type: ignore[misc]
+
+
+def keep_freed_memory() -> None:
+    """Let the next blocks of a few MiB come from memory already owned.
+
+    glibc returns freed blocks to the system until it has seen a larger one freed (mallopt(3), M_MMAP_THRESHOLD): the page
+    faults of taking them again cost ten times the arithmetic of a merge. Other allocators do not mind.
+    """
+    torch.empty(LARGEST_KEPT_BYTES, dtype=torch.uint8)
