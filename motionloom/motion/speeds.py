@@ -1,8 +1,8 @@
 """How fast places move, and a generator's speeds matched to those of real clips.
 
-A network that predicts the flow of a whole picture is a little wrong everywhere, so nothing it draws stands quite still, and
-what should race only hurries. Both are mended by one curve a motion: the place that ranks q-th among the generated ones gets
-the speed that ranks q-th in real clips (quantile matching; ours).
+A network that predicts the flow of a whole picture is a little wrong everywhere, so nothing it draws stands quite still. One
+curve a motion mends it: the place that ranks q-th among the generated ones gets the speed that ranks q-th in real clips, if that
+is slower (quantile matching; ours). Faster it gets nowhere: the fastest places of real clips are often errors of their flow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = 33  # quantiles kept of a distribution
-MOST = 4.0  # no place is made faster than this many times
+MOST = 1.0  # no place is made faster than this many times
 
 
 def way(local: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def gain(ways: Tensor, generated: Tensor, real: Tensor) -> Tensor:
         generated, real: (33,), quantiles.
 
     Returns:
-        (B, h, w), 0..4.
+        (B, h, w), 0..1.
     """
     generated = generated.clamp_min(1e-9) + 1e-9 * torch.arange(LEVELS)  # strictly rising
     above = torch.searchsorted(generated, ways.contiguous()).clamp(1, LEVELS - 1)
