@@ -298,7 +298,9 @@ def test_usage_mistakes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 SLEEPER = """
-import sys, time, types
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with both ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 class Sleeper(types.ModuleType): pass
 def generate(*args, **kwargs):
     print("ready", flush=True)

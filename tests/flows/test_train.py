@@ -180,7 +180,7 @@ def test_forecast_measures_a_small_run_and_writes_nothing(tmp_path: Path) -> Non
 def test_paper_sizes_are_forecast_without_data_or_memory(name: str, part: str, parameters: int) -> None:
     plan = train(RECIPES / f"{name}.yaml", dry_run=True).to_json()
     assert plan["parameters"][part]["total"] == parameters
-    assert plan["clips"]["used"] == 0 and "no folder of clips" in plan["clips"]["problem"]
+    assert plan["clips"]["used"] == 0 and "docs/datasets.md" in plan["clips"]["problem"]
     assert plan["memory_bytes"]["activations"] > 2**30
     assert plan["time"]["total_seconds"] > 0
     json.dumps(plan, allow_nan=False)

@@ -104,13 +104,14 @@ def test_crashed_anywhere(micro_step: int, tmp_path: Path, uninterrupted: dict[s
 
 
 def test_interrupt_key_gives_130(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
     with (
         during_micro_step(2, lambda: signal.raise_signal(signal.SIGINT)),
         pytest.raises(Interrupted) as caught,
     ):
         train(toy_recipe(), tmp_path / "run", progress=False)
     assert caught.value.exit_code == 130
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_previews_logs_and_loader_processes_change_nothing(
