@@ -42,6 +42,8 @@ class MCDVAEConfig:
         size_px: height and width it is trained at; the network takes any multiple of `spatial_ratio`.
         spatial_ratio: r_s, pixels per place of the latent: 4, or 8 for 256-pixel clips.
         latent_channels: d, 1 to 4 in the paper, 3 by default.
+        latent_frames: d_t, moments the latent keeps: 1, or 2 as the paper's ablation (Tab. 12); they are folded into the
+            channels, so that the generator stays two-dimensional.
         motion_base: c, base width of E_M; 64, or 32 for small sets.
         content_base: base width of E_I and D_V.
         z_norm: what brings the latent to unit scale.
@@ -61,19 +63,28 @@ class MCDVAEConfig:
     fusion: type[Fusion] = dataclasses.field(default_factory=lambda: ConcatFusion)
     thin_tail: bool = False
     blocks_before_tail: int = 0
+    latent_frames: int = 1
 
     def __post_init__(self) -> None:
         lengths = (8, 16, 32, 64, 128)
         _expect(self.num_frames in lengths, "num_frames", self.num_frames, "8, 16, 32, 64 or 128")
         _expect(self.spatial_ratio in (4, 8), "spatial_ratio", self.spatial_ratio, "4 or 8")
+        _expect(self.latent_frames in (1, 2), "latent_frames", self.latent_frames, "1 or 2")
+        tailless = self.spatial_ratio == 8 and self.temporal_stages == 0
+        _expect(not tailless, "latent_frames", self.latent_frames, "1 for 8 frames at spatial_ratio 8")
         _expect(1 <= self.latent_channels <= 16, "latent_channels", self.latent_channels, "1 to 16")
         whole = all(side > 0 and side % self.spatial_ratio == 0 for side in self.size_px)
         _expect(whole, "size_px", self.size_px, f"positive multiples of {self.spatial_ratio}")
 
     @property
     def temporal_stages(self) -> int:
-        """log2(L / 4): how often time alone is halved."""
-        return int(math.log2(self.num_frames // SHARED_TIME_RATIO))
+        """log2(L / (4 d_t)): how often time alone is halved."""
+        return int(math.log2(self.num_frames // (SHARED_TIME_RATIO * self.latent_frames)))
+
+    @property
+    def latent_depth(self) -> int:
+        """d d_t, the channels of the latent."""
+        return self.latent_channels * self.latent_frames
 
     @property
     def content_widths(self) -> tuple[int, int, int]:
@@ -116,7 +127,7 @@ class MotionContentAutoencoder(nn.Module, Codec):
         self.config = config = config or MCDVAEConfig()
         self.content_encoder = ContentEncoder(config)
         self.motion_encoder = MotionEncoder(config)
-        self.latent_norm: LatentNorm = config.z_norm(config.latent_channels)
+        self.latent_norm: LatentNorm = config.z_norm(config.latent_depth)
         self.decoder = FusionDecoder(config)
 
     def content(self, first_frame: Tensor) -> ContentFeatures:
@@ -130,7 +141,7 @@ class MotionContentAutoencoder(nn.Module, Codec):
         return features
 
     def encode_motion(self, frames: Tensor) -> Gaussian:
-        """E_M: pixels (B, 3, L, H, W), -1..1 => q(z~|x), mean and logvar (B, d, H / r_s, W / r_s).
+        """E_M: pixels (B, 3, L, H, W), -1..1 => q(z~|x), mean and logvar (B, d d_t, H / r_s, W / r_s).
 
         The posterior is *before* normalisation; `normalise` brings its samples to unit scale. This is what a
         latent cache holds.
@@ -148,7 +159,7 @@ class MotionContentAutoencoder(nn.Module, Codec):
         return latents
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Pixels (B, 3, L, H, W) => latents (B, d, H / r_s, W / r_s), the posterior's mean at unit scale."""
+        """Pixels (B, 3, L, H, W) => latents (B, d d_t, H / r_s, W / r_s), the posterior's mean at unit scale."""
         return self.normalise(self.encode_motion(frames).mean)
 
     def decode(self, latents: Tensor, first_frame: Tensor | ContentFeatures) -> Tensor:
@@ -158,7 +169,7 @@ class MotionContentAutoencoder(nn.Module, Codec):
             InputError: if the latents are not on the picture's grid.
         """
         content = first_frame if isinstance(first_frame, ContentFeatures) else self.content(first_frame)
-        expected = (self.config.latent_channels, *content.f_x0.shape[-2:])
+        expected = (self.config.latent_depth, *content.f_x0.shape[-2:])
         if latents.shape[1:] != expected:
             raise InputError(
                 f"got motion latents of shape {tuple(latents.shape[1:])}, this picture takes {expected}",
@@ -174,10 +185,10 @@ class MotionContentAutoencoder(nn.Module, Codec):
         return self.decode(latents, frames[:, :, 0]), posterior
 
     def latent_shape(self, num_frames: int, height_px: int, width_px: int) -> tuple[int, ...]:
-        """(d, H / r_s, W / r_s), whatever the number of frames."""
+        """(d d_t, H / r_s, W / r_s), whatever the number of frames."""
         self._check_clip(torch.Size((1, 3, num_frames, height_px, width_px)))
         ratio = self.config.spatial_ratio
-        return self.config.latent_channels, height_px // ratio, width_px // ratio
+        return self.config.latent_depth, height_px // ratio, width_px // ratio
 
     def save(self, path: Path, facts: Mapping[str, str] | None = None) -> Path:
         """Write weights, normalisation buffers and configuration as one safetensors file.
@@ -296,8 +307,8 @@ class MotionEncoder(nn.Module):
         self.out = nn.Sequential(group_norm(4 * c), nn.SiLU(), moments)
 
     def forward(self, frames: Tensor) -> Gaussian:
-        moments = self.out(self.temporal(self.shared(frames))).squeeze(2)  # (B, 2d, h, w)
-        mean, logvar = moments.float().chunk(2, dim=1)
+        moments = self.out(self.temporal(self.shared(frames)))  # (B, 2d, d_t, h, w)
+        mean, logvar = (half.flatten(1, 2) for half in moments.float().chunk(2, dim=1))
         return Gaussian(mean, logvar.clamp(*LOGVAR_RANGE))
 
 
@@ -308,6 +319,7 @@ class FusionDecoder(nn.Module):
         super().__init__()
         w1, w2, w3 = config.content_widths
         fuse = config.fusion
+        self.latent = (config.latent_channels, config.latent_frames)
         self.conv_in = Conv3d(config.latent_channels, w3, 3, padding=1)
         self.middle1, self.middle_fuse = Residual3d(w3, w3), fuse(w3)
         self.middle2, self.middle3 = Residual3d(w3, w3), Residual3d(w3, w3)
@@ -326,7 +338,7 @@ class FusionDecoder(nn.Module):
 
     def forward(self, latents: Tensor, content: ContentFeatures) -> Tensor:
         f1, f2, f3 = content.maps
-        x = self.conv_in(latents.to(f1)[:, :, None])  # (B, 4c, 1, h, w)
+        x = self.conv_in(latents.to(f1).unflatten(1, self.latent))  # (B, 4c, d_t, h, w)
         x = self.middle_fuse(self.middle1(x), content.f_x0)
         x = self.middle3(self.middle2(x))
         if self.up3 is not None and self.up3_fuse is not None:

@@ -306,7 +306,7 @@ def _vocabulary(generator: MotionGenerator, bert_vocabulary: str | None) -> Voca
 
 
 def _check_together(codec: MotionContentAutoencoder, generator: MotionGenerator, folder: Path) -> None:
-    made, read = codec.config.latent_channels, generator.config.unet.in_channels
+    made, read = codec.config.latent_depth, generator.config.unet.in_channels
     content, context = codec.config.content_widths[-1], generator.config.content_width
     if (made, content) != (read, context):
         raise ConfigError(

@@ -41,6 +41,7 @@ class CodecSize(Section):
 
     spatial_ratio: int = Field(4, description="r_s: 4, or 8 for 256-pixel clips")
     latent_channels: int = Field(3, description="d")
+    latent_frames: int = Field(1, description="d_t, 1 or 2, folded into the latent's channels")
     motion_base: int = Field(64, description="c, base width of the motion encoder; 32 for small sets")
     content_base: int = 128
     z_norm: Literal["bn", "std", "none"] = "bn"
@@ -55,6 +56,11 @@ class CodecSize(Section):
         data = recipe.clip_data()
         sizes = {"num_frames": data.frames, "size_px": (data.height_px, data.width_px)}
         return MCDVAEConfig.from_mapping({**sizes, **self.model_dump()})
+
+    @property
+    def latent_depth(self) -> int:
+        """Channels of the latent."""
+        return self.latent_channels * self.latent_frames
 
 
 class AdversarySettings(Section):
@@ -173,6 +179,10 @@ class LamdGenerator(Stage):
     unet: UNetSize = Field(default_factory=lambda: UNetSize.model_validate({}))
     aligned_channels: int = Field(0, ge=0, description="of f_x0, joined to the latent; 0 in the paper")
     pooled_side: int | None = Field(None, description="content tokens a side; null reads every place")
+    end_channels: int = Field(
+        0, ge=0, description="of the last frame, joined to the latent: ends and loops; ours"
+    )
+    previous: bool = Field(False, description="joins the motion latent of the piece before: long clips; ours")
     text: TextSize | None = None
     target: Literal["epsilon", "v_prediction", "flow"] = "epsilon"
     schedule: Literal["ldm-linear", "ddpm-linear"] = "ldm-linear"
@@ -197,6 +207,7 @@ class LamdGenerator(Stage):
 
     def dataset(self, recipe: Recipe) -> TrainingDataset:
         """The latent cache; clips are checked and encoded unless a finished one is there."""
+        from motionloom.datasets.consecutive import Hints
         from motionloom.datasets.latent_cache import LatentCache, build_latent_cache, is_finished
         from motionloom.training.progress import counted
 
@@ -207,11 +218,11 @@ class LamdGenerator(Stage):
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         text, settings = self._vocabulary(recipe), self.text
-        clips = _clip_folder(recipe)
+        codec, clips = self._codec(recipe).to(device), self.clips(recipe)
         with counted("encoding clips") as on_sample:
             return build_latent_cache(
                 self.cache,
-                self._codec(recipe).to(device),
+                codec,
                 clips,
                 identity,
                 batch_size=self.cache_batch,
@@ -219,18 +230,24 @@ class LamdGenerator(Stage):
                 text_ids=None
                 if text is None or settings is None
                 else lambda captions: text.batch(captions, settings.positions),
+                also=Hints(codec, last_frame=self.end_channels > 0, previous=self.previous),
                 on_sample=on_sample,
             )
 
     def clips(self, recipe: Recipe) -> TrainingDataset:
-        return _clip_folder(recipe)
+        if not self.previous:
+            return _clip_folder(recipe)
+        from motionloom.datasets.consecutive import Consecutive
+
+        frames = recipe.clip_data().frames
+        return Consecutive(_clip_folder(recipe, 2 * frames - 1), frames)
 
     def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, Tensor]:
         import torch
 
         data, codec = recipe.clip_data(), self.codec
         places = data.height_px // codec.spatial_ratio, data.width_px // codec.spatial_ratio
-        moments = torch.zeros(batch_size, codec.latent_channels, *places)
+        moments = torch.zeros(batch_size, codec.latent_depth, *places)
         batch = {
             "mean": moments,
             "logvar": moments.clone(),
@@ -238,6 +255,10 @@ class LamdGenerator(Stage):
         }
         if self.text is not None:
             batch["text_ids"] = torch.ones(batch_size, self.text.positions, dtype=torch.long)
+        if self.end_channels:
+            batch["last_frame"] = batch["first_frame"].byte()
+        if self.previous:
+            batch |= {"previous_mean": moments.clone(), "previous_logvar": moments.clone()}
         return batch
 
     def _codec(self, recipe: Recipe) -> MotionContentAutoencoder:
@@ -280,8 +301,8 @@ class LamdGenerator(Stage):
         words, text = self._text_config(recipe, context, dry_run)
         return MotionGeneratorConfig(
             unet=MotionUNetConfig(
-                in_channels=self.codec.latent_channels,
-                out_channels=self.codec.latent_channels,
+                in_channels=self.codec.latent_depth,
+                out_channels=self.codec.latent_depth,
                 base=unet.base,
                 multipliers=tuple(unet.multipliers),
                 res_blocks=unet.res_blocks,
@@ -289,14 +310,22 @@ class LamdGenerator(Stage):
                 heads=unet.heads,
                 context_width=context,
                 dropout=unet.dropout,
-                concat_channels=self.aligned_channels,
+                concat_channels=self.aligned_channels + self._hint_channels,
             ),
             content_width=context,
             text=text,
             words=words,
             pooled_side=self.pooled_side,
             prediction_type=self.target,
+            end_channels=self.end_channels,
+            previous=self.previous,
         )
+
+    @property
+    def _hint_channels(self) -> int:
+        """Joined to the latent by the hints, a flag with each."""
+        end = self.end_channels + 1 if self.end_channels else 0
+        return end + (self.codec.latent_depth + 1 if self.previous else 0)
 
     def _text_config(self, recipe: Recipe, width: int, dry_run: bool) -> tuple[tuple[str, ...], Any]:
         """(the vocabulary's words, the text encoder's configuration), or ((), None) without text."""
@@ -341,9 +370,10 @@ class LamdGenerator(Stage):
             )
         published = {"layout", "split", "sampling"} if data.layout != "clips" else set()
         ways = data.model_dump(include={"frames", "fps", "size_px", "fit", "flip", "skip_bad", *published})
+        hints = {name: True for name, has in (("end", self.end_channels), ("previous", self.previous)) if has}
         return CacheIdentity(
             codec_sha256=sha256_of(self.codec_weights),
-            transform=ways | {"seed": recipe.seed},
+            transform=ways | {"seed": recipe.seed} | hints,
             dataset=_fingerprint(data),
             windows=self.windows,
             vocabulary=vocabulary.words if isinstance(vocabulary, Vocabulary) else (),
@@ -361,21 +391,21 @@ class LamdGenerator(Stage):
         return targets[self.target](process, self.min_snr)
 
 
-def _clip_folder(recipe: Recipe) -> TrainingDataset:
-    """The clips of the recipe's `data`, checked: a plain folder, or a published data set."""
+def _clip_folder(recipe: Recipe, frames: int | None = None) -> TrainingDataset:
+    """The clips of the recipe's `data`, checked: a plain folder, or a published data set; `frames` instead of its own."""
     from motionloom.datasets.clips import ClipFolder
     from motionloom.datasets.published_clips import PublishedClips
     from motionloom.training.progress import counted
 
     data = recipe.clip_data()
-    size_px = (data.width_px, data.height_px)
+    length, size_px = frames or data.frames, (data.width_px, data.height_px)
     ways: dict[str, Any] = data.model_dump(include={"fit", "flip", "skip_bad", "cache_mb"})
     with counted("checking clips") as on_clip:
         ways |= {"seed": recipe.seed, "on_clip": on_clip}
         if data.layout == "clips":
-            return ClipFolder(data.folder, data.frames, data.fps, size_px, **ways)
+            return ClipFolder(data.folder, length, data.fps, size_px, **ways)
         ways |= {"sampling": data.sampling, "fps": data.fps}
-        return PublishedClips(_layout(data), data.split, data.frames, size_px, **ways)
+        return PublishedClips(_layout(data), data.split, length, size_px, **ways)
 
 
 def _layout(data: ClipData) -> Layout:

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from motionloom.codecs.base import Gaussian
 from motionloom.codecs.mcd_vae import MotionContentAutoencoder
 from motionloom.denoisers.base import MotionCondition, PredictionType
-from motionloom.denoisers.motion_generator import MotionGenerator
+from motionloom.denoisers.motion_generator import Hint, MotionGenerator
 from motionloom.errors import ConfigError
 from motionloom.sampling.loop import sample
 from motionloom.sampling.schedules import describe, dpm_plus_plus, rectified_flow
 from motionloom.training.objectives.autoencoder import as_grid
 
 PREVIEW_STEPS = 20
+HINTED = 0.5  # of the samples are told their end, and independently the motion before
+PREVIOUS_NOISE = 0.3  # at most, standard deviation of what is added to the motion before
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,9 @@ class GeneratorObjective:
     """An `Objective` on cached latents.
 
     Batches: {"mean", "logvar": (B, d, h, w) of the posterior before normalisation, "first_frame":
-    (B, 3, H, W), -1..1, and optionally "text_ids": (B, n)}.
+    (B, 3, H, W), -1..1, and optionally "text_ids": (B, n); for a generator that reads hints "last_frame": (B, 3, H, W)
+    uint8, and "previous_mean", "previous_logvar": (B, d, h, w) of the piece before}. Each hint is missing half of the time,
+    and the motion before is a little noisy, since a chain hands on motions that were sampled (both ours).
 
     Args:
         generator: what is trained; its prediction type is the target's.
@@ -206,7 +210,7 @@ class GeneratorObjective:
         """See `Objective`: the weighted squared error of one draw of noise per sample."""
         latents = self._latents(batch, generator)
         noised = self.target.noised(latents, generator)
-        condition = self._condition(batch).dropped(
+        condition = self._condition(batch, generator).dropped(
             text=_coin(self.drop_text, latents, generator), image=_coin(self.drop_image, latents, generator)
         )
         prediction = self.generator(noised.latents, noised.timestep, condition)
@@ -240,10 +244,35 @@ class GeneratorObjective:
         posterior = Gaussian(batch["mean"].float(), batch["logvar"].float())
         return self.codec.normalise(posterior.sample(generator))
 
-    def _condition(self, batch: dict[str, Tensor]) -> MotionCondition:
+    def _condition(
+        self, batch: dict[str, Tensor], generator: torch.Generator | None = None
+    ) -> MotionCondition:
+        """What a batch tells; `generator` draws which hints are missing, without it none is."""
         with torch.no_grad():
             f_x0 = self.codec.content(batch["first_frame"]).f_x0
-        return self.generator.condition(f_x0, batch.get("text_ids"))
+            end, previous = self._end(batch, generator), self._previous(batch, generator)
+        return self.generator.condition(f_x0, batch.get("text_ids"), end, previous)
+
+    def _end(self, batch: dict[str, Tensor], generator: torch.Generator | None) -> Hint | None:
+        if self.generator.end is None:
+            return None
+        last_frame = batch["last_frame"].to(batch["first_frame"]).div(127.5).sub(1)
+        return _hint(self.codec.content(last_frame).f_x0, generator)
+
+    def _previous(self, batch: dict[str, Tensor], generator: torch.Generator | None) -> Hint | None:
+        if not self.generator.config.previous:
+            return None
+        posterior = Gaussian(batch["previous_mean"].float(), batch["previous_logvar"].float())
+        if generator is None:
+            return Hint.of(self.codec.normalise(posterior.mean))
+        z = self.codec.normalise(posterior.sample(generator))
+        level = PREVIOUS_NOISE * torch.rand(len(z), generator=generator, device=generator.device).to(z.device)
+        return _hint(z + _per_sample(level, z) * _randn(z, generator), generator)
+
+
+def _hint(value: Tensor, generator: torch.Generator | None) -> Hint:
+    """Given to every sample, or, where something draws, to some."""
+    return Hint.of(value) if generator is None else Hint(value, _coin(HINTED, value, generator))
 
 
 def _coin(probability: float, like: Tensor, generator: torch.Generator) -> Tensor:
