@@ -2,7 +2,7 @@
 
 python benchmarks/evaluate.py corrupt CLIPS --metrics temporal_flickering,motion_dis,...
     real clips of a folder, and copies blurred, frozen, shuffled in time, flickering and sped up: each metric's
-    value for each copy, and whether it moved as it must
+    value for each copy, and whether it moved as it must (the table of docs/evaluation.md)
 python benchmarks/evaluate.py cost
     200 clips of 16 frames at 256 x 256, every metric that needs no weights: clips a second, peak memory; then
     SIGKILL in the middle, and how much is measured again
@@ -34,6 +34,7 @@ from motionloom.video.read import read_clip
 from motionloom.video.resize import resize
 
 Frames = npt.NDArray[np.uint8]
+Values = dict[str, dict[str, float]]  # of each copy, by name
 FRAMES, SIDE = 16, 128
 
 
@@ -132,28 +133,49 @@ def corrupt(place: Path, count: int, metrics: Sequence[str] | None, out: Path | 
             for kind in ("real", *CORRUPTIONS, "sped up")
         }
     values = {kind: {key: as_float(value) for key, value in score.items()} for kind, score in scores.items()}
-    kinds = list(values)
-    print(f"{len(found)} clips of {FRAMES} frames, {SIDE} px, without loss\n")
-    print("| value | " + " | ".join(kinds) + " |\n|" + "---|" * (len(kinds) + 1))
-    for key in values["real"]:
-        print(
-            f"| {key} | " + " | ".join(f"{values[kind].get(key, float('nan')):.4g}" for kind in kinds) + " |"
-        )
-    verdicts = [
-        (key, kind, sign, moved(values["real"][key], values[kind][key], sign))
-        for key, kind, sign in EXPECTED
-        if key in values["real"] and key in values[kind]
-    ]
-    wrong = [f"{key} of {kind} must go {sign}" for key, kind, sign, right in verdicts if not right]
+    print(f"{len(found)} clips of {FRAMES} frames, {SIDE} px, without loss\n\n{as_table(values)}")
+    right, wrong = verdicts(values)
     print(
-        f"\n{len(verdicts) - len(wrong)} of {len(verdicts)} moved as they must"
-        + "".join(f"\n* {w}" for w in wrong)
+        f"{len(right)} of {len(right) + len(wrong)} moved as they must"
+        + "".join(f"\n* {one}" for one in wrong)
     )
     if out is not None:
         out.write_text(
             json.dumps({"clips": len(found), "values": values, "wrong": wrong}, indent=1, default=str)
         )
     return not wrong
+
+
+def verdicts(values: Values) -> tuple[list[str], list[str]]:
+    """What moved as it must, and what did not."""
+    known = [row for row in EXPECTED if row[0] in values["real"] and row[0] in values[row[1]]]
+    right = [f"{key} of {kind} {sign}" for key, kind, sign in known if has_moved(values, key, kind, sign)]
+    wrong = [
+        f"{key} of {kind} must go {sign}"
+        for key, kind, sign in known
+        if not has_moved(values, key, kind, sign)
+    ]
+    return right, wrong
+
+
+def as_table(values: Values) -> str:
+    """Markdown: every value of which something is expected; an arrow is how it must move, "wrong" that it did not."""
+    expected = {(key, kind): sign for key, kind, sign in EXPECTED}
+    keys = [key for key in values["real"] if any(key == row[0] for row in EXPECTED)]
+    lines = ["| value | " + " | ".join(values) + " |", "|" + "---|" * (len(values) + 1)]
+    for key in keys:
+        cells = []
+        for kind in values:
+            sign = expected.get((key, kind))
+            arrow = "" if sign is None else {"up": " ↑", "down": " ↓", "same": " ="}[sign]
+            wrong = " wrong" if sign is not None and not has_moved(values, key, kind, sign) else ""
+            cells.append(f"{values[kind].get(key, float('nan')):.4g}{arrow}{wrong}")
+        lines.append(f"| `{key}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def has_moved(values: Values, key: str, kind: str, sign: str) -> bool:
+    return moved(values["real"][key], values[kind][key], sign)
 
 
 def usable(paths: Sequence[Path], count: int) -> list[Path]:

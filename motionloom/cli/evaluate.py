@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from motionloom.errors import ConfigError, PartialError
 
 if TYPE_CHECKING:
     from motionloom.metrics.compare import Comparison
-    from motionloom.metrics.scores import Number, Scores
+    from motionloom.metrics.scores import Failure, Number, Scores
 
 EPILOG = "Example: motionloom evaluate clips/ --references real/ --metrics psnr,motion_dis -o scores.json"
 
@@ -114,7 +115,7 @@ def evaluate(
                 progress=progress,
             )
         show(done.record.model_dump(mode="json") if as_json else _table(done.record, out))
-        _refuse_partial(done.record, out)
+        _refuse_partial(done.record, out, by_name=metrics is not None or protocol is not None)
 
 
 def _names(metrics: str | None) -> list[str] | None:
@@ -166,37 +167,67 @@ def _table(record: Scores, out: Path) -> str:
             if sample is None
             else f"{sample.num_generated} vs {sample.num_real} real"
         )
-        rows.append((name, f"{_number(summary.value)} {summary.unit}".strip(), interval, counted, arrow))
+        unit = "" if summary.unit in ("fraction", "ratio") else summary.unit
+        rows.append((name, f"{_number(summary.value)} {unit}".strip(), interval, counted, arrow))
     lines = [columns(rows)]
+    lines += _without_number(record)
     lines += [
-        f"left out: {one.metric}: {one_line(one.reason)} ({one_line(one.fix)})" for one in record.left_out
+        f"left out: {', '.join(names)}: {why}"
+        for why, names in _grouped(
+            (f"{one_line(one.reason)} ({one_line(one.fix)})", one.metric) for one in record.left_out
+        )
     ]
     if record.protocol is not None:
         deviations = record.protocol.deviations
         lines += [f"not as in {record.protocol.name}: {one_line(text)}" for text in deviations]
         lines += [] if deviations else [f"follows {record.protocol.name}"]
     lines += [
-        f"failed: {one.file}{f' ({one.metric})' if one.metric else ''}: {one_line(one.reason)}"
+        f"failed: {one.file}{f' ({one.metric})' if one.metric else ''}: {_reason(one)}"
         for one in record.failures
     ]
     return "\n".join([*lines, str(out)])
+
+
+def _without_number(record: Scores) -> list[str]:
+    """Values that are not defined, or not finite, for some clips, and so say nothing of those."""
+    some = [
+        (f"{summary.num_excluded} of {summary.num_excluded + summary.num_used} clips", name)
+        for name, summary in record.summary.items()
+        if summary.num_excluded
+    ]
+    return [f"no finite number for {count}: {', '.join(names)}" for count, names in _grouped(some)]
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Names under what is said of them, in the order of the first."""
+    groups: dict[str, list[str]] = {}
+    for said, name in pairs:
+        groups.setdefault(said, []).append(name)
+    return list(groups.items())
+
+
+def _reason(failure: Failure) -> str:
+    """Why, without naming the file a second time."""
+    return one_line(failure.reason).removeprefix(f'cannot read clip "{failure.file}": ')
 
 
 def _number(value: Number | None) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{value:.5g}"
 
 
-def _refuse_partial(record: Scores, out: Path) -> None:
+def _refuse_partial(record: Scores, out: Path, by_name: bool) -> None:
+    """Exit code 2 when clips failed, or metrics that were asked for `by_name` are left out."""
     if not record.partial:
         return
     files = sorted({failure.file for failure in record.failures})
     parts = (
         [f"{len(files)} clips failed ({', '.join(Path(file).name for file in files[:5])})"] if files else []
     )
-    parts += [f"left out: {', '.join(one.metric for one in record.left_out)}"] if record.left_out else []
+    if by_name and record.left_out:
+        parts.append(f"left out: {', '.join(one.metric for one in record.left_out)}")
     raise PartialError(
         f'"{out}" is written without everything: {"; ".join(parts)}',
-        fix="its failures and left_out say why; correct that and run the same command again",
+        fix="the reasons are listed above and in the file; correct that and run the same command again",
     )
 
 

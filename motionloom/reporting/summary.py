@@ -123,11 +123,12 @@ def _definition(row: Row) -> list[object]:
 def _summary_cell(cell: Summary | None, num_clips: int, decimals: int, best: bool, close: bool) -> Html:
     if cell is None:
         return tag("td", tag("small", "not measured"), class_="number")
-    below: list[str] = []
+    spread: list[str] = []
     if cell.interval is not None:
-        below.append(f"[{fixed(cell.interval[0], decimals)}, {fixed(cell.interval[1], decimals)}]")
+        spread.append(f"[{fixed(cell.interval[0], decimals)}, {fixed(cell.interval[1], decimals)}]")
     if cell.spread is not None:
-        below[-1:] = [", ".join([*below[-1:], f"sd {fixed(cell.spread, decimals)}"])]
+        spread.append(f"sd {fixed(cell.spread, decimals)}")
+    below: list[object] = [_breaking_between(spread)] if spread else []
     if cell.sample is not None:
         sample = cell.sample
         below.append(f"{sample.num_real:,} real, {sample.num_generated:,} generated")
@@ -147,6 +148,15 @@ def _summary_cell(cell: Summary | None, num_clips: int, decimals: int, best: boo
         [tag("small", line) for line in below],
         class_="number best" if best else "number",
         title=cell.interval_method or None,
+    )
+
+
+def _breaking_between(parts: Sequence[str]) -> Html:
+    """Parts that are never broken themselves, so that many columns fit side by side."""
+    return join(
+        part
+        for i, text in enumerate(parts)
+        for part in ([", "] * (i > 0) + [tag("span", text, class_="whole")])
     )
 
 
