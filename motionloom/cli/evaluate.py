@@ -169,7 +169,7 @@ def _table(record: Scores, out: Path) -> str:
         )
         unit = "" if summary.unit in ("fraction", "ratio") else summary.unit
         rows.append((name, f"{_number(summary.value)} {unit}".strip(), interval, counted, arrow))
-    lines = [columns(rows)]
+    lines = [columns(rows)] if record.summary else []
     lines += _without_number(record)
     lines += [
         f"left out: {', '.join(names)}: {why}"

@@ -7,13 +7,14 @@ Distances between sets are one number a set: their difference is shown, and not 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from motionloom.errors import InputError
 from motionloom.metrics.scores import Direction, Number, Scores, as_float, as_number, load_scores
-from motionloom.metrics.statistics import Paired, holm, paired_difference
+from motionloom.metrics.statistics import Paired, holm, paired_difference, smallest_p
 
 SIGNIFICANT = 0.05
 
@@ -73,7 +74,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
         a=os.fspath(a),
         b=os.fspath(b),
         num_pairs=len(shared),
-        warnings=tuple(_warnings(first, second, shared)),
+        warnings=(*_warnings(first, second, shared), *_powerless(rows)),
         values=rows,
     )
 
@@ -120,6 +121,19 @@ def _better(row: Compared, p_holm: float | None) -> str:
     if row.direction == "none" or p_holm is None or p_holm > SIGNIFICANT or row.mean_difference is None:
         return ""
     return "B" if (as_float(row.mean_difference) > 0) == (row.direction == "higher") else "A"
+
+
+def _powerless(rows: Sequence[Compared]) -> list[str]:
+    """Said when so few clips, over so many values, cannot decide anything whatever they show."""
+    tested = [row for row in rows if row.p_value is not None]
+    most = max((row.num_clusters for row in tested), default=0)
+    least = smallest_p(most) * len(tested)
+    if not tested or least <= SIGNIFICANT:
+        return []
+    return [
+        f"{most} independent pairs cannot reach p = {SIGNIFICANT} over {len(tested)} values (at best {least:.2g}): "
+        "score more clips, or fewer --metrics"
+    ]
 
 
 def _warnings(a: Scores, b: Scores, shared: set[str]) -> list[str]:

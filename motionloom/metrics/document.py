@@ -6,6 +6,7 @@ What ran where this was written depends on the weights found there; everything e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from motionloom.errors import ResourceError, WeightsError
 from motionloom.metrics.catalog import METRICS, make_metric
@@ -45,6 +46,7 @@ def document() -> str:
     """The whole page as Markdown."""
     parts = [
         INTRODUCTION,
+        _counts(),
         _metrics(),
         "## Values\n",
         _values(),
@@ -64,8 +66,8 @@ def _metrics() -> str:
             row.source,
             ", ".join(f"`{network}`" for network in row.networks) or "none",
             row.compares or "",
-            f"`tests/metrics/{row.tests}`",
-            _ran(name),
+            f"`tests/metrics/{row.tests}` ({_num_tests(row.tests)})",
+            "yes" if _runs(name) else "no: not installed",
         )
         for name, row in METRICS.items()
     ]
@@ -76,19 +78,45 @@ def _metrics() -> str:
             "formula",
             "weights",
             "compared with",
-            "tests",
+            "tests (how many)",
             "ran here with its weights",
         ),
         rows,
     )
 
 
-def _ran(name: str) -> str:
+def _counts() -> str:
+    """How many metrics there are of each kind."""
+    free = [name for name, row in METRICS.items() if not row.networks]
+    ours = [
+        name
+        for name, row in METRICS.items()
+        if row.networks and not any(NETWORKS[network].plugin for network in row.networks)
+    ]
+    run = [name for name in METRICS if _runs(name)]
+    files = sorted({row.tests for row in METRICS.values()} | {"test_networks.py"})
+    return (
+        f"{len(METRICS)} metrics: {len(free)} need no weights; {len(ours)} need weights of networks written here; "
+        f"{len(METRICS) - len(free) - len(ours)} need a plug-in. {len(run)} ran with their weights where this page was "
+        f"written. {sum(_num_tests(file) for file in files)} test functions in {len(files)} files pin the formulas. "
+        "Without published weights the networks are tested on random ones: RAFT, I3D, Inception, LPIPS, MUSIQ and AMT-S "
+        "against outputs of the released implementations on the same weights (`tests/parity/metric_networks/`); DINO, "
+        "CLIP and VideoMAE are those of transformers; of C3D only shapes and preparation are tested.\n"
+    )
+
+
+def _runs(name: str) -> bool:
     try:
         make_metric(name, Setup(networks=Networks()))
     except (WeightsError, ResourceError):
-        return "no: not installed"
-    return "yes"
+        return False
+    return True
+
+
+def _num_tests(file: str) -> int:
+    """Test functions of a file beside this package."""
+    text = (Path(__file__).parents[2] / "tests" / "metrics" / file).read_text("utf-8")
+    return sum(line.startswith("def test_") for line in text.splitlines())
 
 
 def _values() -> str:
@@ -125,7 +153,7 @@ def _networks() -> str:
             row.origin,
             row.code_licence,
             row.weights_licence,
-            row.official_sha256 and f"{row.official_sha256}...",
+            row.official_sha256 and f"{row.official_sha256[:8]}...",
             "hub folder" if row.hub_id else "plug-in" if row.plugin else "file",
         )
         for name, row in NETWORKS.items()

@@ -118,6 +118,11 @@ def sign_flip(differences: Floats) -> float:
     return hits / flips if exact else (hits + 1) / (flips + 1)
 
 
+def smallest_p(num_clusters: int) -> float:
+    """The p of `sign_flip` when all differences have one sign: no data of so many clusters can give less."""
+    return 2.0 / 2**num_clusters if num_clusters <= EXACT_UP_TO else 1 / (FLIPS + 1)
+
+
 def _every_pattern(n: int) -> Iterator[Floats]:
     """All 2^n choices of which differences change their sign, as rows of 0 and 1."""
     yield ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(np.float64)

@@ -88,6 +88,16 @@ def test_compare_finds_a_small_shift_and_its_direction(tmp_path: Path) -> None:
     assert compare(tmp_path / "a.json", tmp_path / "a.json").values[0].better == ""
 
 
+def test_compare_says_when_nothing_could_be_decided(tmp_path: Path) -> None:
+    """Five pairs: at best p = 2 / 2^5 = 0.0625, whatever they show; six: 0.031."""
+    for count, said in ((5, True), (6, False)):
+        scores([0.0] * count).save(tmp_path / "a.json")
+        scores([float(i + 1) for i in range(count)]).save(tmp_path / "b.json")
+        found = compare(tmp_path / "a.json", tmp_path / "b.json")
+        assert any("cannot reach p = 0.05" in text and "0.062" in text for text in found.warnings) == said
+        assert found.values[0].better == ("" if said else "B")
+
+
 def test_compare_says_what_is_not_fair(tmp_path: Path) -> None:
     scores([1.0, 2.0, 3.0]).save(tmp_path / "a.json")
     moved = [clip(0, 1.0), clip(1, np.nan), clip(7, 1.0, picture_sha256="1" * 64)]

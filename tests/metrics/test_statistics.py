@@ -70,6 +70,8 @@ def test_sign_flip_agrees_with_the_t_test_on_normal_data() -> None:
     assert sign_flip(numbers) == pytest.approx(stats.ttest_1samp(numbers, 0).pvalue, abs=0.01)
     assert sign_flip(np.ones(10)) == 2 / 2**10
     assert sign_flip(np.zeros(5)) == 1
+    for count in (3, 14, 40):
+        assert sign_flip(np.ones(count)) == pytest.approx(statistics.smallest_p(count), rel=1e-9)
 
 
 def test_sign_flips_are_drawn_in_parts_and_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
