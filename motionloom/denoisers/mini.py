@@ -20,7 +20,7 @@ from motionloom.errors import ConfigError
 from motionloom.motion.grid import resize_maps
 from motionloom.motion.speeds import gain, way
 from motionloom.sampling.schedules import RectifiedFlow, rectified_flow
-from motionloom.sampling.weave import MapWeave
+from motionloom.sampling.weave import MapWeave, scales_exactly
 from motionloom.zoo import MINI
 
 
@@ -65,7 +65,7 @@ class MiniBase(Base):
 
     def decode(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
         """See `Base`; with `overscan` the frames are the middle that never looks beyond the photo."""
-        latents = self.at_real_speeds(latents, request.motions)
+        latents = self.at_strength(latents, request.motions)
         where = self.where(request.motions, request.height, request.width)
         run = Loop() if request.loop else Once()
         frames = self.codec.decode(latents, request.photo, request.num_frames, where, run, progress)
@@ -100,22 +100,26 @@ class MiniBase(Base):
         """The denoiser that moves as asked."""
         return MapWeave(self.denoiser, tuple(asked))
 
-    def at_real_speeds(self, latents: Tensor, asked: Sequence[Asked]) -> Tensor:
-        """Motion latents (B, d, h, w) whose local flow is as still and as fast as in real clips, where words learned from
-        clips act.
+    def at_strength(self, latents: Tensor, asked: Sequence[Asked]) -> Tensor:
+        """Motion latents (B, d, h, w) whose local flow is as strong as asked, and no livelier than in real clips, where words
+        learned from clips act.
         """
         h, w = latents.shape[-2:]
-        gains, share = torch.zeros(len(latents), h, w), torch.zeros(h, w)
+        factors, share = torch.zeros(len(latents), h, w), torch.zeros(h, w)
         ways = way(self.codec.motion.decode(latents).local)
         for one in asked:
+            strength, region = one.weight_at(1.0), one.region_over(h, w)
+            if WORDS[find(one.name)].kind != "local" or strength == 0:
+                continue
+            scaled = scales_exactly(one)
             generated, real = self.denoiser.speeds[find(one.name)]
-            weight = one.weight_at(1.0)
-            if real.any() and weight > 0:
-                region = one.region_over(h, w)
-                gains += region * gain(ways / weight, generated, real)
-                share += region
-        factor = (gains + (1 - share).clamp_min(0)) / share.clamp_min(1)
-        return self.codec.motion.with_local_scaled(latents, factor)
+            factor = (
+                gain(ways if scaled else ways / strength, generated, real) if real.any() else torch.ones(1)
+            )
+            factors += region * factor * (strength if scaled else 1)
+            share += region
+        factors = (factors + (1 - share).clamp_min(0)) / share.clamp_min(1)
+        return self.codec.motion.with_local_scaled(latents, factors)
 
     def where(self, asked: Sequence[Asked], height: int, width: int) -> Where:
         """Where the codec may draw each kind of motion, at the photo's size."""

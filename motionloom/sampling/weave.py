@@ -19,6 +19,7 @@ from torch import Tensor
 
 from motionloom.conditions.asked import Asked
 from motionloom.conditions.motion_map import Heading, Part, motion_map
+from motionloom.conditions.words import WORDS, find
 from motionloom.denoisers.base import PredictionType
 from motionloom.denoisers.map_generator import MapGenerator, Told
 
@@ -77,7 +78,7 @@ def _map(asked: Sequence[Asked], progress: float, latents: Tensor, told: Told) -
     maps = [
         motion_map(
             [
-                Part(one.name, one.weight_at(progress), one.region_over(h, w), _heading(one, told, sample))
+                Part(one.name, _amplitude(one, progress), one.region_over(h, w), _heading(one, told, sample))
                 for one in asked
             ],
             h,
@@ -86,6 +87,18 @@ def _map(asked: Sequence[Asked], progress: float, latents: Tensor, told: Told) -
         for sample in range(len(latents) if drawn else 1)
     ]
     return torch.stack(maps).to(latents).expand(len(latents), -1, -1, -1)
+
+
+def _amplitude(one: Asked, progress: float) -> float:
+    """What the network is told: of a local motion of fixed weight the usual strength, for its latent is linear and can be
+    scaled exactly afterwards (`MiniBase.at_strength`); networks answer weak weights too strongly.
+    """
+    return 1.0 if scales_exactly(one) else one.weight_at(progress)
+
+
+def scales_exactly(one: Asked) -> bool:
+    """Whether a motion's strength is a factor of the latent."""
+    return WORDS[find(one.name)].kind == "local" and not isinstance(one.weight, tuple) and one.weight > 0
 
 
 def _heading(one: Asked, told: Told, sample: int) -> Heading:
