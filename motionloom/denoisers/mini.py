@@ -101,8 +101,8 @@ class MiniBase(Base):
         return MapWeave(self.denoiser, tuple(asked))
 
     def at_strength(self, latents: Tensor, asked: Sequence[Asked]) -> Tensor:
-        """Motion latents (B, d, h, w) whose local flow is as strong as asked, and no livelier than in real clips, where words
-        learned from clips act.
+        """Motion latents (B, d, h, w) whose local flow is as strong as asked and, where words learned from clips act, no
+        livelier than in those clips.
         """
         h, w = latents.shape[-2:]
         factors, share = torch.zeros(len(latents), h, w), torch.zeros(h, w)
