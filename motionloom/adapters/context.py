@@ -189,6 +189,10 @@ class MotionContext:
         """(F or 1, n or 1): the weight of a mounted adapter at a layer's grid."""
         return self.call.weights[index, grid].to(like.dtype)
 
+    def plain(self, index: int) -> bool:
+        """Whether the weight of a mounted adapter is 1 everywhere and always."""
+        return self.mounted[index].weight.is_one and not self.normalise
+
     @property
     def base_fills(self) -> bool:
         """Whether some weight is more than a number; then a base's temporal attention fills up places where the weights sum

@@ -117,14 +117,9 @@ class CrossFrameAttention(nn.Module):
         """
         pairs = self.video if modality == "video" else self.mask
         weights = self.weighting(time_embedding).to(x.dtype)  # (B, 2)
-        first, previous = (_frames_at(frozen, index) for index in reference_frames(x.shape[1], x.device))
         if self.settings.form == "joint":
-            a = weights[:, :, None, None, None]
-            joined = [
-                KeysValues(first.keys, a[:, 0] * first.values),
-                KeysValues(previous.keys, a[:, 1] * previous.values),
-            ]
-            return _cross(pairs["both"], x, joined + ([guide] if guide else []), attn, bias)
+            return _joint(pairs["both"], x, frozen, weights, attn, bias, guide)
+        first, previous = (_frames_at(frozen, index) for index in reference_frames(x.shape[1], x.device))
         halves = (None, None) if bias is None else bias.chunk(2, dim=-1)
         total = torch.zeros_like(x)
         for i, (name, seen) in enumerate((("first", first), ("previous", previous))):
@@ -158,13 +153,48 @@ def _frames_at(frozen: KeysValues, index: Tensor) -> KeysValues:
     return KeysValues(frozen.keys[:, index], frozen.values[:, index])
 
 
-def _cross(pair: nn.Module, x: Tensor, seen: list[KeysValues], attn: Any, bias: Tensor | None) -> Tensor:
-    """One softmax over everything seen. The bias covers the first columns; the rest has none."""
+def _joint(
+    pair: nn.Module,
+    x: Tensor,
+    frozen: KeysValues,
+    weights: Tensor,
+    attn: Any,
+    bias: Tensor | None,
+    guide: KeysValues | None,
+) -> Tensor:
+    """One softmax over [first ; previous], values weighted.
+
+    Frames 0 and 1 see frame 0 twice; unless a bias tells the two apart, that is half of plain attention to it.
+    """
     assert isinstance(pair, QueryAndOut)
     q = pair.query(x, attn)  # (B, F, N, C)
+    a = weights[:, :, None, None, None]
+    twice = 2 if bias is None and guide is None else 0
+    first, previous = (at[twice:] for at in reference_frames(x.shape[1], x.device))
+    seen = [
+        KeysValues(frozen.keys[:, at], a[:, i] * frozen.values[:, at])
+        for i, at in enumerate((first, previous))
+    ]
+    parts = []
+    if twice:
+        start = _frames_at(frozen, torch.zeros(min(2, x.shape[1]), dtype=torch.long, device=x.device))
+        parts.append(0.5 * _mixed(q[:, :twice], [start], attn, None))
+    if len(first):
+        parts.append(_mixed(q[:, twice:], seen + ([guide] if guide else []), attn, bias))
+    return pair.out(torch.cat(parts, dim=1))
+
+
+def _cross(pair: nn.Module, x: Tensor, seen: list[KeysValues], attn: Any, bias: Tensor | None) -> Tensor:
+    """W'_O of one softmax over everything seen by W'_Q x."""
+    assert isinstance(pair, QueryAndOut)
+    return pair.out(_mixed(pair.query(x, attn), seen, attn, bias))
+
+
+def _mixed(q: Tensor, seen: list[KeysValues], attn: Any, bias: Tensor | None) -> Tensor:
+    """Queries (B, F, N, C) over everything seen, in one softmax. The bias covers the first columns; the rest has none."""
     k, v = (torch.cat([one[i] for one in seen], dim=2) for i in (0, 1))  # (B, F, n N, C)
     if bias is not None:
-        bias = bias.expand(len(x), -1, -1, -1).flatten(0, 1)
+        bias = bias.expand(len(q), -1, -1, -1).flatten(0, 1)
     rows = (tensor.flatten(0, 1) for tensor in (q, k, v))
     mixed = attend(rows, attn.heads, bias, getattr(attn.processor, "_attention_backend", None))
-    return pair.out(torch.unflatten(mixed, 0, x.shape[:2]))
+    return torch.unflatten(mixed, 0, q.shape[:2])

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from motionloom.adapters.attend import queries
+from motionloom.adapters.attend import keys, queries, values
 from motionloom.adapters.blend import Parts, blend_cross_frames, blend_text_free
 from motionloom.adapters.context import Call, MotionContext
+from motionloom.adapters.cross_frame_attention import KeysValues
 from motionloom.adapters.hooks import (
     hook_forward,
     keep_calls_when_checkpointing,
@@ -79,7 +80,8 @@ class BlockSide:
     def cross_frames(self, x: Tensor, parts: Parts) -> Tensor:
         """Rows (B M, F N, C) => what is added to them."""
         split = self.context.call.split(x)
-        return blend_cross_frames(split, self.attn1, parts, self.context).reshape(x.shape)
+        seen = KeysValues(keys(self.attn1, split), values(self.attn1, split))
+        return blend_cross_frames(split, seen, self.attn1, parts, self.context).reshape(x.shape)
 
     def before_norm2(self, forward: Any, x: Tensor) -> Tensor:
         """norm2(x + c), with c = CFA(x) kept for attn2. The block hands x over in float32."""

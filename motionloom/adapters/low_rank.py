@@ -26,6 +26,15 @@ class LowRank(nn.Module):
         up: Tensor = self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)))
         return (up * self.scale).to(x.dtype)
 
+    def beside(self, frozen: Tensor, x: Tensor) -> Tensor:
+        """frozen + (alpha / r) B A x, with the output (..., out) of a frozen layer; one product where precisions agree."""
+        weight = self.lora_B.weight
+        down = self.lora_A(x.to(weight.dtype))
+        if not frozen.dtype == down.dtype == weight.dtype:
+            return frozen + (self.lora_B(down) * self.scale).to(frozen.dtype)
+        rows = frozen.flatten(0, -2), down.flatten(0, -2)
+        return torch.addmm(*rows, weight.T, alpha=self.scale).view_as(frozen)
+
     @torch.no_grad()
     def reset(self, generator: torch.Generator, gaussian: bool = False) -> None:
         """A: Kaiming-uniform, or N(0, 1 / r^2); B: zero."""
@@ -60,13 +69,17 @@ class TemporalSelfAttention(nn.Module):
             attn: the frozen attention.
             bias: (L, F, F) or (L, 1, F, F), added to the logits.
         """
-        q, k, v = (
-            frozen + self.get_submodule(name)(x)
+        qkv = [
+            self._part(name).beside(frozen, x)
             for name, frozen in zip(("to_q", "to_k", "to_v"), base, strict=True)
-        )
-        mixed = attend((q, k, v), attn.heads, bias)
-        out: Tensor = attn.to_out[0](mixed) + self.get_submodule("to_out")(mixed)
-        return out
+        ]
+        mixed = attend(qkv, attn.heads, bias)
+        return self._part("to_out").beside(attn.to_out[0](mixed), mixed)
+
+    def _part(self, name: str) -> LowRank:
+        part = self.get_submodule(name)
+        assert isinstance(part, LowRank)
+        return part
 
     def reset(self, generator: torch.Generator) -> None:
         """Gaussian A with standard deviation 1 / r, zero B: the base at the start."""

@@ -60,6 +60,11 @@ class MotionWeight:
         """Whether it is more than a number."""
         return self.over_steps is not None or self.over_frames is not None or self.region is not None
 
+    @property
+    def is_one(self) -> bool:
+        """Whether it is the number 1."""
+        return self.strength == 1 and not self.varies
+
     def at(self, progress: float, frames: int, height: int, width: int) -> Tensor:
         """The weight on a layer's grid: float (frames or 1, height or 1, width or 1).
 

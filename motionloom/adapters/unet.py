@@ -13,12 +13,14 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from motionloom.adapters.attend import attend, keys, queries, values
 from motionloom.adapters.blend import Parts, blend_cross_frames, blend_text_free
 from motionloom.adapters.context import Call, MotionContext
+from motionloom.adapters.cross_frame_attention import KeysValues
 from motionloom.adapters.hooks import (
     hook_forward,
     keep_calls_when_checkpointing,
@@ -83,23 +85,30 @@ class FramesProcessor:
 
     def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         x = self.context.call.split(hidden_states)  # (B, M, F, N, C)
+        seen = KeysValues(keys(attn, x), values(attn, x))
         bias = self.context.base_bias(self.context.call.grid(x.shape[3]), x, whole_clip=False)
-        if bias is None:
+        if bias is None and type(self.original) is not AttnProcessor2_0:
             base: Tensor = self.original(attn, hidden_states, *args, **kwargs)
         else:
-            base = self._biased(attn, x, bias).reshape(hidden_states.shape)
-        return base + blend_cross_frames(x, attn, self.parts, self.context).reshape(hidden_states.shape)
+            base = self._self_attention(attn, x, seen, bias).reshape(hidden_states.shape)
+        return base + blend_cross_frames(x, seen, attn, self.parts, self.context).reshape(hidden_states.shape)
 
-    def _biased(self, attn: Any, x: Tensor, bias: Tensor) -> Tensor:
-        """Self-attention within every frame; the video's tokens are biased, the masks' are not."""
-        streams = []
-        for modality, frames in enumerate(x.unbind(1)):  # (B, F, N, C)
-            rows = frames.flatten(0, 1)
-            on_rows = None if modality else bias.expand(len(x), -1, -1, -1).flatten(0, 1)
-            qkv = queries(attn, rows), keys(attn, rows), values(attn, rows)
-            mixed = attend(qkv, attn.heads, on_rows, self._attention_backend)
-            streams.append(torch.unflatten(attn.to_out[0](mixed), 0, (len(x), -1)))
-        return torch.stack(streams, dim=1)
+    def _self_attention(self, attn: Any, x: Tensor, seen: KeysValues, bias: Tensor | None) -> Tensor:
+        """Self-attention within every frame, by keys and values that cross-frame attention reads too; the video's tokens
+        are biased, the masks' are not.
+        """
+        qkv = queries(attn, x), *seen
+        if bias is None:
+            mixed = attend((y.flatten(0, 2) for y in qkv), attn.heads, None, self._attention_backend)
+        else:
+            biases = [bias.expand(len(x), -1, -1, -1).flatten(0, 1)] + [None] * (x.shape[1] - 1)
+            streams = [
+                attend((y[:, m].flatten(0, 1) for y in qkv), attn.heads, on_rows, self._attention_backend)
+                for m, on_rows in enumerate(biases)
+            ]
+            mixed = torch.stack([torch.unflatten(one, 0, (len(x), -1)) for one in streams], dim=1)
+        out: Tensor = attn.to_out[0](mixed)
+        return out
 
 
 class TextFreeProcessor:
@@ -142,7 +151,7 @@ class TemporalProcessor:
         attended = _Attended(attn, x, call.frames, joint)
         video = self._video(attended)
         masks = [self._mask(attended, stream) for stream in range(1, call.modalities)]
-        out = torch.stack([video, *masks], dim=1)  # (B, M, n, F, C)
+        out = torch.stack([video, *masks], dim=1) if masks else video[:, None]  # (B, M, n, F, C)
         if joint:
             out = out.transpose(1, 2).flatten(2, 3)
         return out.reshape(hidden_states.shape)
@@ -154,6 +163,8 @@ class TemporalProcessor:
             return attended.summed(
                 [(part, self._weight(index, grid, attended.x)) for index, part in self.parts.items()]
             )
+        if len(context.mounted) == 1 and context.plain(0):
+            return attended.by(self.parts.get(0), 0, context.temporal_bias(0, grid, attended.x))
         total = torch.zeros_like(attended.frames_of(attended.x, 0))
         spent = total.new_zeros(())
         for index in range(len(context.mounted)):
