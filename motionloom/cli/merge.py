@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from motionloom.cli.animate import parse_motion
 from motionloom.cli.show import AsJson, outline, progress_bar, show
 from motionloom.errors import ConfigError
 
@@ -39,6 +40,13 @@ def merge(
     fidelity: Annotated[
         float, typer.Option(min=0, max=1, help="A sweep picks only values that keep this share of fidelity.")
     ] = 0.9,
+    motion: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME_OR_FILE[:WEIGHT]",
+            help="A motion of the probes, as in animate; repeat for several. Default: the base's.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Merge models by a recipe; with --sweep, try one number and measure what it does to the motion."""
@@ -51,13 +59,18 @@ def merge(
         raise ConfigError(
             "--sweep and --probe belong together", fix="--sweep alpha=0,0.25,0.5 --probe photos/"
         )
+    if motion and sweep is None:
+        raise ConfigError(
+            "--motion says how probes move, and there is no --sweep", fix="add --sweep and --probe"
+        )
     overrides = tuple(override or ())
     if sweep is not None and probe is not None:
         from motionloom.merging.sweep import parse_sweep, run_sweep
 
         name, values = parse_sweep(sweep)
+        animating = {"motions": [parse_motion(text) for text in motion]} if motion else {}
         with progress_bar(shown=not as_json) as progress:
-            measured = run_sweep(recipe, name, values, probe, out, overrides, fidelity, progress)
+            measured = run_sweep(recipe, name, values, probe, out, overrides, fidelity, progress, **animating)
         show(measured.to_json() if as_json else measured.table())
         return
 

@@ -42,13 +42,13 @@ class Background:
         self._waiting.clear()
 
 
-def ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """The same items, the next one being made in a thread while one is used."""
+def ahead(items: Iterator[Item], most: int = 4) -> Generator[Item, None, None]:
+    """The same items, made in a thread while earlier ones are used; at most `most` wait."""
     end = object()
     with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, items, end)
-        while (item := following.result()) is not end:
-            following = thread.submit(next, items, end)
+        following = deque(thread.submit(next, items, end) for _ in range(most))
+        while (item := following.popleft().result()) is not end:
+            following.append(thread.submit(next, items, end))
             yield item  # type: ignore[misc]
 
 
