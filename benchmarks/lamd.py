@@ -5,6 +5,7 @@
     transfer CLIPS PHOTOS      does a photo follow a clip's flow and keep its own looks? a still source: is it still?
     seams FOLDER PHOTOS        a chained clip of 64 frames: change at the seams over change elsewhere
     solvers FOLDER PHOTOS      are 20 steps within noise of 200?
+    sample FOLDER DATA -o OUT  clips from the first frames and captions of a world's test split, the real ones beside them
 
 FOLDER is a trained LaMD (mcd_vae.safetensors, dmg.safetensors). Every case prints JSON. Operations count a multiply-add
 as two (torch.utils.flop_counter), on the meta device.
@@ -360,6 +361,41 @@ def _latents(base: Any, request: Any, count: int, seed: int) -> Tensor:
     return torch.stack(rows)
 
 
+def sampled(folder: Path, data: Path, out: Path, limit: int, per_frame: int = 4) -> dict[str, Any]:
+    """Clips of a data set's test split: OUT/generated/<name>_<k>.mp4 and OUT/real/<name>_<k>.mp4, ready for `motionloom
+    evaluate OUT/generated --references OUT/real`; of the world `blocks`, P_act and P_re too.
+    """
+    import motionloom as ml
+    from motionloom.datasets.layouts import open_layout, recognise
+    from motionloom.datasets.published_clips import PublishedClips
+    from motionloom.datasets.survey import spread
+    from motionloom.datasets.worlds.measure import measure_blocks
+    from motionloom.generate import to_frames
+    from motionloom.video.clip import Clip
+
+    base: Any = ml.load_base(folder)
+    layout = open_layout(recognise(data) or "clips", data)
+    height, width = base.native_size_px
+    clips = PublishedClips(layout, "test", base.num_frames, (width, height))
+    entries, is_blocks = layout.contents("test").entries, (data / "scenes").is_dir()
+    for name in ("generated", "real"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    for entry in spread(entries, limit):
+        number = entries.index(entry)
+        stem = Path(entry.name).stem if is_blocks else f"{number:05d}"
+        prompt = entry.text if base.reads_text else None
+        real = to_frames(clips.at(0, number)["frames"][None])
+        for k in range(per_frame):
+            clip = ml.generate(base, real[0], prompt=prompt, seed=1000 * number + k)
+            clip.save(out / "generated" / f"{stem}_{k}.mp4")
+            Clip(real, base.fps).save(out / "real" / f"{stem}_{k}.mp4")
+    found: dict[str, Any] = {"clips": min(limit, len(clips)), "per_frame": per_frame, "steps": base.num_steps}
+    if is_blocks:
+        found["blocks"] = measure_blocks(data, out / "generated", limit=limit)
+        found["blocks_ceiling"] = measure_blocks(data, limit=limit)
+    return found
+
+
 def energy_distance(one: Tensor, other: Tensor) -> float:
     """2 E|X - Y| - E|X - X'| - E|Y - Y'| over the root of the dimension, unbiased: around 0 for equal distributions."""
     scale = one.shape[1] ** 0.5
@@ -372,7 +408,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("case", choices=("cost", "transfer", "seams", "solvers"))
+    parser.add_argument("case", choices=("cost", "transfer", "seams", "solvers", "sample"))
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--measure", action="store_true", help="of cost: seconds too, at a small size")
     parser.add_argument("--base", default="mini", help="of transfer")
@@ -385,11 +421,15 @@ def main() -> None:
         found = measured() if told.measure else cost()
     elif told.case == "transfer":
         found = transferred(*told.paths, told.base, told.limit)
+    elif told.case == "sample":
+        if told.out is None:
+            parser.error("sample needs -o OUT, a folder")
+        found = sampled(*told.paths, told.out, told.limit)
     else:
         found = {"seams": seams, "solvers": solvers}[told.case](*told.paths, told.limit)
     text = json.dumps(found, indent=1)
     print(text)
-    if told.out:
+    if told.out and told.case != "sample":
         told.out.write_text(text + "\n")
 
 
