@@ -80,7 +80,9 @@ def build(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make a study folder: the page, and the clips made alike under names that say nothing.
+    """Make a study folder.
+
+    It holds the page, and the clips made alike under names that say nothing.
 
     viewer/ in it can be served, or sent away and opened from the disk; key.json stays with you.
     """
@@ -131,7 +133,7 @@ def analyse(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Count and fit the answers; write results.json and votes.csv into the study folder."""
+    """Count and fit the answers. Writes results.json and votes.csv into the study folder."""
     from motionloom.study.analyse import analyse_study
 
     results = analyse_study(study, keep_all=keep_all)

@@ -84,12 +84,12 @@ def find_sources(place: str | os.PathLike[str]) -> tuple[list[Source], list[str]
         sources = _in_manifest(path)
     else:
         raise InputError(
-            f'cannot evaluate "{path}": expected a folder of clips or a manifest.jsonl',
+            f'cannot read clips from "{path}": expected a folder of clips or a manifest.jsonl',
             fix="check the path" if not path.exists() else "give its folder",
         )
     if not sources:
         raise InputError(
-            f'cannot evaluate "{path}": no clip in it',
+            f'cannot read clips from "{path}": no clip in it',
             fix=f"expected files such as {', '.join(CLIP_SUFFIXES[:4])}",
         )
     _refuse_twins(path, [source.id for source in sources])

@@ -83,10 +83,10 @@ class AMT(nn.Module):
         )
 
     def _merge(self, first: Tensor, second: Tensor, mean: Tensor, flows: Tensor, read: Tensor) -> Tensor:
-        """Three warps of both frames, mixed by masks, their mean and what a convolution adds (section 3.3)."""
+        """Three warps of both frames, mixed by masks, their mean and what a convolution adds."""
         finer = 2 * resize(flows, 2)
-        to_first, to_second, masks, residuals = read.split(
-            [2 * NUM_FLOWS, 2 * NUM_FLOWS, NUM_FLOWS, 3 * NUM_FLOWS], 1
+        to_first, to_second, masks, residuals = torch.split(
+            read, [2 * NUM_FLOWS, 2 * NUM_FLOWS, NUM_FLOWS, 3 * NUM_FLOWS], 1
         )
         guesses = []
         for k in range(NUM_FLOWS):
@@ -148,7 +148,8 @@ class Decoder(nn.Module):
 
     def read(self, features: Tensor, ours: Tensor, theirs: Tensor, flows: Tensor) -> Tensor:
         """Both frames' features, warped to the middle, beside the middle's."""
-        return self(torch.cat([features, warp(ours, flows[:, :2]), warp(theirs, flows[:, 2:]), flows], 1))
+        warped = warp(ours, flows[:, :2]), warp(theirs, flows[:, 2:])
+        return self.forward(torch.cat([features, *warped, flows], 1))
 
     def finer(self, features: Tensor, ours: Tensor, theirs: Tensor, flows: Tensor) -> tuple[Tensor, Tensor]:
         step, features = self.read(features, ours, theirs, flows).tensor_split([4], 1)

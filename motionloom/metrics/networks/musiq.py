@@ -49,7 +49,7 @@ class MUSIQ(nn.Module):
         for scale, scaled in enumerate(scales(2 * pictures - 1)):
             patches = cut(scaled)
             positions = hashed_positions(*(-(-side // PATCH_PX) for side in scaled.shape[-2:]))
-            embedded = self.embed(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
+            embedded = self.embed(patches.flatten(0, 1)).view(*patches.shape[:2], -1)
             tokens.append(self.transformer_encoder.place(embedded, positions, scale))
         score: Tensor = self.head(self.transformer_encoder(torch.cat(tokens, 1)))[:, 0]
         return score
@@ -77,11 +77,11 @@ def cut(pictures: Tensor) -> Tensor:
     missing_h, missing_w = (-side % PATCH_PX for side in pictures.shape[-2:])
     around = (missing_w // 2, missing_w - missing_w // 2, missing_h // 2, missing_h - missing_h // 2)
     columns = F.unfold(F.pad(pictures, around), PATCH_PX, stride=PATCH_PX)
-    return columns.transpose(1, 2).unflatten(2, (3, PATCH_PX, PATCH_PX))
+    return columns.transpose(1, 2).reshape(len(pictures), -1, 3, PATCH_PX, PATCH_PX)
 
 
 def hashed_positions(rows: int, columns: int) -> Tensor:
-    """Which of the 10 x 10 positions each patch takes (section 3.3): (rows * columns,)."""
+    """Which of the 10 x 10 positions each patch takes, its hash-based spatial embedding: (rows * columns,)."""
     down, across = (
         F.interpolate(torch.arange(GRID)[None, None].float(), count, mode="nearest")[0, 0].long()
         for count in (rows, columns)
@@ -94,8 +94,8 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int, num_blocks: int, num_heads: int) -> None:
         super().__init__()
-        self.posembed_input = _Table("position_emb", 1, GRID * GRID, width)
-        self.scaleembed_input = _Table("scale_emb", len(LONGER_SIDES_PX) + 1, width)
+        self.posembed_input = PositionCodes(width)
+        self.scaleembed_input = ScaleCodes(width)
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
         self.transformer = nn.ModuleDict(
             {f"encoderblock_{i}": Block(width, 3 * width, num_heads) for i in range(num_blocks)}
@@ -117,12 +117,20 @@ class Encoder(nn.Module):
         return said
 
 
-class _Table(nn.Module):
-    """One parameter under the name the released weights give it."""
+class PositionCodes(nn.Module):
+    """Where in the picture: one code for each of the 10 x 10 positions."""
 
-    def __init__(self, name: str, *shape: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_parameter(name, nn.Parameter(torch.zeros(*shape)))
+        self.position_emb = nn.Parameter(torch.zeros(1, GRID * GRID, width))
+
+
+class ScaleCodes(nn.Module):
+    """At which of the three sizes."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale_emb = nn.Parameter(torch.zeros(len(LONGER_SIDES_PX) + 1, width))
 
 
 class Block(nn.Module):
@@ -149,7 +157,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (
-            layer(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            layer(x).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
         read = F.scaled_dot_product_attention(query, key, value)
