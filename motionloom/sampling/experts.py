@@ -147,29 +147,31 @@ class _Exchange:
         return self._where.nbytes + self._values.nbytes
 
 
-class _Steps:
-    """A 16-bit late expert as whole steps between neighbouring numbers, one byte each; entries that need more are exchanged.
+class _BitDifference:
+    """A 16-bit late expert as the difference of bit patterns, int16 that wraps around: exact, and taken back exactly.
 
-    Steps between representable numbers are integers, so taking them back is exact.
+    It is low + 256 high: a byte for every entry, and another for those whose high part is not 0.
     """
 
     def __init__(self, parameter: Tensor, late: Tensor) -> None:
-        steps = _rank(late) - _rank(parameter)
-        far = steps.abs() > 127
-        self._parameter, self._steps = parameter, steps.masked_fill(far, 0).to(torch.int8)
-        self._far = _Exchange(parameter, _packed(far), late[far]) if bool(far.any()) else None
-        self._entered = False
+        difference = late.view(torch.int16) - parameter.view(torch.int16)
+        self._low = difference.to(torch.int8)
+        high = (difference - self._low) >> 8
+        far = high != 0
+        self._parameter, self._high = parameter, high[far].to(torch.int8)
+        self._far = _packed(far) if len(self._high) else torch.empty(0, dtype=torch.uint8)
+        self._sign = 1
 
     def swap(self) -> None:
-        steps = self._steps if not self._entered else -self._steps
-        self._parameter.copy_(_of_rank(_rank(self._parameter) + steps, self._parameter.dtype))
-        self._entered = not self._entered
-        if self._far is not None:
-            self._far.swap()
+        bits = self._parameter.view(torch.int16)
+        bits.add_(self._low, alpha=self._sign)
+        if len(self._high):
+            bits[_unpacked(self._far, bits.shape)] += self._high.short() * (256 * self._sign)
+        self._sign = -self._sign
 
     @property
     def extra_bytes(self) -> int:
-        return self._steps.nbytes + (self._far.extra_bytes if self._far is not None else 0)
+        return self._low.nbytes + self._far.nbytes + self._high.nbytes
 
 
 class Experts:
@@ -177,7 +179,8 @@ class Experts:
 
     Each parameter takes the shortest form that is exact. Differences with zeros (DARE) are a mask of bits and values. Dense
     ones of a float32 network are kept in bfloat16: the late expert is then early + bfloat16(difference), and so is
-    `late_weight`, to which it is equal bit for bit. Dense ones of a 16-bit network are a byte an entry (`_Steps`). A blend
+    `late_weight`, to which it is equal bit for bit. Dense ones of a 16-bit network are one byte or two an entry
+    (`_BitDifference`). A blend
     needs sums: there a 16-bit network pays for a whole second one.
 
     Args:
@@ -195,7 +198,7 @@ class Experts:
         parameters = {**dict(network.named_buffers()), **dict(network.named_parameters())}
         _check_fit(parameters, difference)
         self._parameters = parameters
-        self._exchanges: dict[str, _Exchange | _Steps] = {}
+        self._exchanges: dict[str, _Exchange | _BitDifference] = {}
         self._additions: dict[str, _Addition] = {}
         self._share = 0.0
         self._largest_extra_bytes = 0
@@ -212,8 +215,8 @@ class Experts:
         changed = _differ(late, parameter)
         exchange = _Exchange(parameter, _packed(changed), late[changed])
         if parameter.element_size() == 2:
-            steps = _Steps(parameter, late)
-            self._exchanges[name] = steps if steps.extra_bytes < exchange.extra_bytes else exchange
+            bits = _BitDifference(parameter, late)
+            self._exchanges[name] = bits if bits.extra_bytes < exchange.extra_bytes else exchange
         elif parameter.dtype != torch.float32 or exchange.extra_bytes < parameter.nbytes / 2:
             self._exchanges[name] = exchange
         else:
@@ -337,17 +340,6 @@ def _differ(one: Tensor, other: Tensor) -> Tensor:
     """Where two tensors of a dtype differ in any bit: -0 is not 0."""
     as_integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     return one.view(as_integers) != other.view(as_integers)
-
-
-def _rank(weights: Tensor) -> Tensor:
-    """16-bit floats => int32 that count the representable numbers in their order."""
-    bits = weights.view(torch.int16).int()
-    return torch.where(bits < 0, ~(bits & 0x7FFF), bits)
-
-
-def _of_rank(rank: Tensor, dtype: torch.dtype) -> Tensor:
-    """The inverse of `_rank`."""
-    return torch.where(rank < 0, ~rank | -0x8000, rank).to(torch.int16).view(dtype)
 
 
 def _packed(mask: Tensor) -> Tensor:
