@@ -77,7 +77,7 @@ def latents_for(base: MiniBase, photos: Tensor, asked: Sequence[Asked], seed: in
     with torch.no_grad():
         told = base.denoiser.tell(photos, GRID, GRID, generator=generator)
         latents = sample(base.woven(asked), base.schedule(), noise, told, steps, None)
-        return base.at_strength(latents, asked)
+        return base.as_asked(latents, asked)
 
 
 class LastMoment(Once):

@@ -86,6 +86,22 @@ class LinearMotion(nn.Module):
             torch.einsum("gt,bghw->bthw", at_rate(self.light_basis, count), light),
         )
 
+    def with_local_toward(self, latents: Tensor, direction: tuple[float, float], region: Tensor) -> Tensor:
+        """Latents (B, d, h, w) whose local flow is turned as a whole, so that inside a region (h, w), 0..1, the scene's mean
+        displacement at the end points in a direction (right, down); where it stands still nothing turns.
+        """
+        end = -self.decode(latents).local[:, -1]  # (B, 2, h, w), of the scene
+        right, down = (end * region).mean((2, 3)).unbind(1)
+        angle = torch.atan2(torch.tensor(direction[1]), torch.tensor(direction[0])) - torch.atan2(down, right)
+        cos, sin = angle.cos()[:, None, None, None], angle.sin()[:, None, None, None]
+        first, last = CAMERA_CHANNELS, CAMERA_CHANNELS + 2 * self.flow_modes
+        scale = self.scale[first:last, None, None]
+        x, y = torch.unflatten(latents[:, first:last] * scale, 1, (-1, 2)).unbind(2)  # (B, k, h, w)
+        turned = torch.stack([cos * x - sin * y, sin * x + cos * y], 2).flatten(1, 2) / scale
+        out = latents.clone()
+        out[:, first:last] = torch.lerp(latents[:, first:last], turned, region)
+        return out
+
     def with_local_scaled(self, latents: Tensor, factor: Tensor) -> Tensor:
         """Latents (B, d, h, w) whose local flow is multiplied with a factor (B, h, w) at every place."""
         first, last = CAMERA_CHANNELS, CAMERA_CHANNELS + 2 * self.flow_modes
@@ -97,7 +113,9 @@ class LinearMotion(nn.Module):
         """Where latents (B, d, h, w) move or light anything: (B, h, w), 0 where they do not, 1 from a visible amount on."""
         field = self.decode(latents)
         furthest = field.local.norm(dim=2).amax(1) + field.camera.norm(dim=1)
-        return (furthest / VISIBLE_FLOW + field.light.abs().amax(1) / VISIBLE_LIGHT).clamp(0, 1)
+        lit = field.light.abs().amax(1)
+        active: Tensor = (furthest / VISIBLE_FLOW + lit / VISIBLE_LIGHT).clamp(0, 1)
+        return active
 
     @torch.no_grad()
     def fit(self, local: Tensor, light: Tensor, camera: Tensor) -> dict[str, float]:

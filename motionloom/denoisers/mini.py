@@ -65,7 +65,7 @@ class MiniBase(Base):
 
     def decode(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
         """See `Base`; with `overscan` the frames are the middle that never looks beyond the photo."""
-        latents = self.at_strength(latents, request.motions)
+        latents = self.as_asked(latents, request.motions)
         where = self.where(request.motions, request.height, request.width)
         run = Loop() if request.loop else Once()
         frames = self.codec.decode(latents, request.photo, request.num_frames, where, run, progress)
@@ -78,14 +78,16 @@ class MiniBase(Base):
     def motion_of(self, frames: Tensor, photo: Tensor) -> Tensor:
         """See `transfer.MotionReader`: the flow of the clip as a linear latent."""
         latents = self.codec.encode(frames)
-        return resize_maps(latents, *self.codec.latent_shape(self.num_frames, *photo.shape[-2:])[1:])
+        _, h, w = self.codec.latent_shape(self.num_frames, *photo.shape[-2:])
+        return resize_maps(latents, h, w)
 
     def draw_motion(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
         """See `transfer.MotionReader`; a latent of zero is stillness, and where nothing moves nothing is painted."""
         (asked,) = request.motions
         latents = latents * asked.weight_at(1.0)
         region = asked.region_over(request.height, request.width)
-        moving = resize_maps(self.codec.motion.activity(latents)[:, None], *region.shape, "bilinear")[0, 0]
+        active = self.codec.motion.activity(latents)[:, None]
+        moving = resize_maps(active, request.height, request.width, "bilinear")[0, 0]
         where = Where(torch.zeros(0, *region.shape), region, region, region * moving)
         run = Loop() if request.loop else Once()
         return self.codec.decode(latents, request.photo, request.num_frames, where, run, progress)
@@ -100,11 +102,14 @@ class MiniBase(Base):
         """The denoiser that moves as asked."""
         return MapWeave(self.denoiser, tuple(asked))
 
-    def at_strength(self, latents: Tensor, asked: Sequence[Asked]) -> Tensor:
-        """Motion latents (B, d, h, w) whose local flow is as strong as asked and, where words learned from clips act, no
-        livelier than in those clips.
+    def as_asked(self, latents: Tensor, asked: Sequence[Asked]) -> Tensor:
+        """Motion latents (B, d, h, w) whose local flow goes where asked, as strongly as asked and, where words learned from
+        clips act, no livelier than in those clips.
         """
         h, w = latents.shape[-2:]
+        for one in asked:
+            if one.direction is not None:
+                latents = self.codec.motion.with_local_toward(latents, one.direction, one.region_over(h, w))
         factors, share = torch.zeros(len(latents), h, w), torch.zeros(h, w)
         ways = way(self.codec.motion.decode(latents).local)
         for one in asked:

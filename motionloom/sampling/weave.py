@@ -91,7 +91,7 @@ def _map(asked: Sequence[Asked], progress: float, latents: Tensor, told: Told) -
 
 def _amplitude(one: Asked, progress: float) -> float:
     """What the network is told: of a local motion of fixed weight the usual strength, for its latent is linear and can be
-    scaled exactly afterwards (`MiniBase.at_strength`); networks answer weak weights too strongly.
+    scaled exactly afterwards (`MiniBase.as_asked`); networks answer weak weights too strongly.
     """
     return 1.0 if scales_exactly(one) else one.weight_at(progress)
 

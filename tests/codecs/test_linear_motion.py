@@ -59,3 +59,20 @@ def test_more_frames_are_the_same_motion(fitted: tuple[LinearMotion, MotionField
     assert many.local.shape[1] == 31
     assert torch.allclose(many.local[:, ::2], few.local, atol=1e-5)
     assert many.local[:, 0].abs().max() < 1e-6
+
+
+def test_a_local_motion_turns_as_a_whole() -> None:
+    """The mean displacement in the region points as asked, lengths stay, what is outside and the camera stay."""
+    motion = LinearMotion(flow_modes=2, light_modes=1, num_frames=8)
+    generator = torch.Generator().manual_seed(0)
+    motion.flow_basis.copy_(torch.randn(2, 8, generator=generator))
+    motion.scale.copy_(0.5 + torch.rand(motion.channels, generator=generator))
+    latents = torch.randn(3, motion.channels, 4, 6, generator=generator)
+    region = torch.cat([torch.ones(4, 3), torch.zeros(4, 3)], 1)
+    turned = motion.with_local_toward(latents, (0.6, -0.8), region)
+    before, after = motion.decode(latents), motion.decode(turned)
+    mean = -(after.local[:, -1] * region).mean((2, 3))
+    assert torch.allclose(mean / mean.norm(dim=1, keepdim=True), torch.tensor([0.6, -0.8]), atol=1e-5)
+    assert torch.allclose(after.local.norm(dim=2), before.local.norm(dim=2), atol=1e-5)
+    assert torch.allclose(after.local[..., 3:], before.local[..., 3:], atol=1e-6)
+    assert torch.equal(after.camera, before.camera) and torch.equal(after.light, before.light)

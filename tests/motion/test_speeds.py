@@ -44,7 +44,7 @@ def test_the_dial_of_a_local_motion_is_exact() -> None:
     left[:, :3] = 1
 
     def local(weight: float) -> torch.Tensor:
-        moved = base.at_strength(latents, [Asked("sway", weight, left), Asked("pan-left", 0.3)])
+        moved = base.as_asked(latents, [Asked("sway", weight, left), Asked("pan-left", 0.3)])
         assert torch.equal(moved[:, :2], latents[:, :2])
         return base.codec.motion.decode(moved).local
 
