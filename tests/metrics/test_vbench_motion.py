@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,16 @@ from motionloom.errors import InputError
 from motionloom.metrics.average_flow import AverageFlow
 from motionloom.metrics.base import Item
 from motionloom.metrics.camera_motion import GRID, CameraMotion
+from motionloom.metrics.catalog import make_metric
 from motionloom.metrics.dynamic_degree import DynamicDegree, is_dynamic
 from motionloom.metrics.flow_raft import RaftField, RaftFlow
 from motionloom.metrics.motion_smoothness import MotionSmoothness
+from motionloom.metrics.networks.amt import AMT
+from motionloom.metrics.networks.table import Networks
+from motionloom.metrics.setup import Setup
 from motionloom.video.clip import Clip
-from tests.metrics.making import noise_clip, pan
+from motionloom.weights import save_weights
+from tests.metrics.making import filled, noise_clip, pan
 
 
 class Known(RaftFlow):
@@ -98,6 +105,25 @@ def test_smoothness_with_an_oracle_interpolator() -> None:
     assert found["motion_smoothness/clean"] == 1
     slower = [MotionSmoothness(average)([pan(px, 0)])["motion_smoothness"] for px in (0, 1, 2, 4, 8)]
     assert slower == sorted(slower, reverse=True)
+
+
+def test_smoothness_by_the_network_itself(tmp_path: Path) -> None:
+    """From a weights file to the score, which is that of the network's own guess."""
+    amt = filled(AMT())
+    for value in amt.state_dict().values():
+        if value.ndim > 1:
+            value.mul_(0.5)
+    save_weights(tmp_path / "amt-s.safetensors", amt.state_dict())
+    clip = pan(3, 0, frames=4)
+    metric = make_metric("motion_smoothness", Setup(networks=Networks(tmp_path, accept_nc=True)))
+    first, now, second = (torch.from_numpy(frame.copy()).permute(2, 0, 1)[None] for frame in clip.frames[:3])
+    with torch.no_grad():
+        guess = (amt(first / 255, second / 255) * 255).floor()
+    expected = 1 - float((guess - now).abs().mean()) / 255
+    assert metric([clip])["motion_smoothness"] == pytest.approx(expected, abs=1e-4)
+    assert metric([clip])["motion_smoothness/clean"] != metric([clip])["motion_smoothness"]
+    with pytest.raises(InputError, match="more than 112 px"):
+        metric([noise_clip(side=64)])
 
 
 def tracker_of(shift: tuple[float, float], scale: float = 1.0, side: int = 100):  # type: ignore[no-untyped-def]
