@@ -338,7 +338,7 @@ class FusionDecoder(nn.Module):
 
     def forward(self, latents: Tensor, content: ContentFeatures) -> Tensor:
         f1, f2, f3 = content.maps
-        x = self.conv_in(latents.to(f1).unflatten(1, self.latent))  # (B, 4c, d_t, h, w)
+        x = self.conv_in(torch.unflatten(latents.to(f1), 1, self.latent))  # (B, 4c, d_t, h, w)
         x = self.middle_fuse(self.middle1(x), content.f_x0)
         x = self.middle3(self.middle2(x))
         if self.up3 is not None and self.up3_fuse is not None:
