@@ -248,7 +248,7 @@ class _Results:
         self.clips = [one for one in ordered if one.role == "clip" and not one.problem]
         self.real = [one for one in ordered if one.role == "reference" and not one.problem]
         self.failures = [
-            Failure(file=str(one.source.file), reason=one.problem, role=one.role)
+            Failure(file=str(one.source.file), reason=_unnamed(one.problem, one.source.file), role=one.role)
             for one in ordered
             if one.problem
         ]
@@ -398,3 +398,8 @@ def _call(clips: Place, references: Place | None, metrics: Sequence[str], protoc
     words += ["--references", os.fspath(references)] if references is not None else []
     words += ["--protocol", protocol] if protocol else ["--metrics", ",".join(metrics)]
     return shlex.join(words)
+
+
+def _unnamed(problem: str, file: Path) -> str:
+    """Why a clip cannot be read, without its name, which stands beside it wherever a failure is shown."""
+    return problem.removeprefix(f'cannot read clip "{file}": ')

@@ -15,7 +15,7 @@ from motionloom.errors import ConfigError, PartialError
 
 if TYPE_CHECKING:
     from motionloom.metrics.compare import Comparison
-    from motionloom.metrics.scores import Failure, Number, Scores
+    from motionloom.metrics.scores import Number, Scores
 
 EPILOG = "Example: motionloom evaluate clips/ --references real/ --metrics psnr,motion_dis -o scores.json"
 
@@ -182,7 +182,7 @@ def _table(record: Scores, out: Path) -> str:
         lines += [f"not as in {record.protocol.name}: {one_line(text)}" for text in deviations]
         lines += [] if deviations else [f"follows {record.protocol.name}"]
     lines += [
-        f"failed: {one.file}{f' ({one.metric})' if one.metric else ''}: {_reason(one)}"
+        f"failed: {one.file}{f' ({one.metric})' if one.metric else ''}: {one_line(one.reason)}"
         for one in record.failures
     ]
     return "\n".join([*lines, str(out)])
@@ -204,11 +204,6 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     for said, name in pairs:
         groups.setdefault(said, []).append(name)
     return list(groups.items())
-
-
-def _reason(failure: Failure) -> str:
-    """Why, without naming the file a second time."""
-    return one_line(failure.reason).removeprefix(f'cannot read clip "{failure.file}": ')
 
 
 def _number(value: Number | None) -> str:
