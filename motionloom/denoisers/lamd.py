@@ -12,6 +12,7 @@ of a clip in which the photo stands still; zero is not.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,9 +42,12 @@ from motionloom.sampling.schedules import (
     from_description,
     unipc,
 )
+from motionloom.video.picture import read_picture
+from motionloom.video.resize import resize
 
 CODEC_FILE, GENERATOR_FILE = "mcd_vae.safetensors", "dmg.safetensors"
 WORD = "move"
+TRAIN_END = "train a generator with stage.end_channels (recipes/lamd/small/long_generator.yaml)"
 FPS = 8.0  # where the recipe kept each clip's own rate
 
 Solver = Literal["ancestral", "ddim", "dpm++", "unipc", "euler"]
@@ -64,6 +68,7 @@ class LamdBase(Base):
         text_scale, image_scale: of classifier-free guidance, 1 is none; the generator must have been trained with its text
             or its picture hidden now and then (`drop_text`, `drop_image`).
         vocabulary: what turns a prompt into ids; None reads no text.
+        end_frame: a picture that every clip ends with, for interpolation; the generator must read end frames.
     """
 
     words = (WORD,)
@@ -81,8 +86,13 @@ class LamdBase(Base):
         text_scale: float = 1.0,
         image_scale: float = 1.0,
         vocabulary: Vocabulary | WordPieces | None = None,
+        end_frame: Path | None = None,
     ) -> None:
-        self.vocabulary = vocabulary
+        self.vocabulary, self.end_frame = vocabulary, end_frame
+        if end_frame is not None and generator.end is None:
+            raise ConfigError(
+                f'"{name}" cannot end with a picture: it was trained without an end frame', fix=TRAIN_END
+            )
         self.name, self.fps = name, fps
         self.codec: MotionContentAutoencoder = codec.eval()
         self.denoiser: MotionGenerator = generator.eval()
@@ -110,7 +120,7 @@ class LamdBase(Base):
         if request.loop and self.denoiser.end is None:
             raise ConfigError(
                 f'"{self.name}" cannot loop: it was trained without an end frame',
-                fix="train a generator with stage.end_channels (recipes/lamd/small/long_generator.yaml)",
+                fix=TRAIN_END,
             )
         if request.prompt is not None:
             self._text_ids(request.prompt)
@@ -159,7 +169,16 @@ class LamdBase(Base):
 
     def facts(self) -> dict[str, Any]:
         """See `Base`."""
-        options = {"solver": self.solver, "text_scale": self.text_scale, "image_scale": self.image_scale}
+        options: dict[str, Any] = {
+            "solver": self.solver,
+            "text_scale": self.text_scale,
+            "image_scale": self.image_scale,
+        }
+        if self.end_frame is not None:
+            return {
+                "options": options | {"end_frame": self.end_frame.name},
+                "weights": self.weights | {"end_frame": sha256_of(self.end_frame)},
+            }
         return {"options": options, "weights": self.weights}
 
     def notes(self, request: Request) -> list[str]:
@@ -227,9 +246,13 @@ class LamdBase(Base):
         return still + asked.weight_at(1.0) * share * (latents - still)
 
     def _end_of(self, request: Request, piece: int) -> Tensor | None:
-        """The last frame of a piece: a loop's last piece ends with the photo."""
-        is_last = piece == num_pieces(request.num_frames, self.num_frames) - 1
-        return request.photo if request.loop and is_last else None
+        """The last frame of a piece, which the last piece alone is told: a loop's is the photo."""
+        if piece < num_pieces(request.num_frames, self.num_frames) - 1:
+            return None
+        if request.loop or self.end_frame is None:
+            return request.photo if request.loop else None
+        picture = resize(read_picture(self.end_frame)[None], request.width, request.height, "crop")[0]
+        return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
     def _text_ids(self, prompt: str) -> Tensor:
         """(1, n) word ids. Raises ConfigError for a word the model never saw."""
@@ -265,12 +288,14 @@ def load_lamd(
     text_scale: float | str = 1.0,
     image_scale: float | str = 1.0,
     bert_vocabulary: str | None = None,
+    end_frame: str | os.PathLike[str] | None = None,
 ) -> LamdBase:
     """A trained LaMD.
 
     Args:
         folder: holds mcd_vae.safetensors and dmg.safetensors.
         solver, text_scale, image_scale: see `LamdBase`; numbers may be given as text.
+        end_frame: a picture file, see `LamdBase`.
         bert_vocabulary: vocab.txt of bert-base-uncased, for a generator trained with it.
 
     Raises:
@@ -291,6 +316,7 @@ def load_lamd(
         text_scale=_scale("text_scale", text_scale),
         image_scale=_scale("image_scale", image_scale),
         vocabulary=vocabulary,
+        end_frame=None if end_frame is None else Path(end_frame),
     )
     base.weights = {file: sha256_of(folder / file) for file in (CODEC_FILE, GENERATOR_FILE)}
     return base

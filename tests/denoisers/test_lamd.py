@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import motionloom as ml
@@ -165,6 +166,15 @@ def test_hints_reach_the_generator(tmp_path: Path) -> None:
     assert not np.array_equal(looped.frames, open_ended.frames)
     assert "notes" not in ml.generate(base, PHOTO, steps=2, frames=12).settings
 
+    ends = []
+    for number, picture in enumerate((PHOTO, PHOTO[::-1])):
+        Image.fromarray(np.ascontiguousarray(picture)).save(f"end{number}.png")
+        ending = ml.load_base(tmp_path, end_frame=f"end{number}.png")
+        ends.append(ml.generate(ending, PHOTO, steps=3))
+    assert np.array_equal(ends[0].frames, looped.frames)  # ending with the photo is a loop
+    assert not np.array_equal(ends[1].frames, looped.frames)
+    assert ends[1].settings["base_facts"]["options"]["end_frame"] == "end1.png"
+
 
 def test_what_it_cannot_do_is_refused_with_the_reason(base: LamdBase, tmp_path: Path) -> None:
     for asked, said in (
@@ -176,7 +186,11 @@ def test_what_it_cannot_do_is_refused_with_the_reason(base: LamdBase, tmp_path: 
     ):
         with pytest.raises(ConfigError, match=said):
             ml.generate(base, PHOTO, **{"motions": None} | asked)  # type: ignore[arg-type]
-    for option, said in (({"solver": "euler"}, "takes ancestral"), ({"text_scale": "x"}, "from 1 to 100")):
+    for option, said in (
+        ({"end_frame": "a.png"}, "cannot end"),
+        ({"solver": "euler"}, "takes ancestral"),
+        ({"text_scale": "x"}, "from 1 to 100"),
+    ):
         with pytest.raises(ConfigError, match=said):
             ml.load_base(tmp_path, **option)
     with pytest.raises(InputError, match="without an end frame"):
