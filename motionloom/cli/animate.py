@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from motionloom.cli.auto_mask import is_automatic, write_auto_mask
 from motionloom.cli.show import AsJson, progress_bar, show
 from motionloom.durable import sha256_of
 from motionloom.errors import ConfigError, InputError, ResourceError, WeightsError
@@ -59,8 +60,9 @@ def animate(
     mask: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FILE",
-            help="White where the motion acts; the i-th belongs to the i-th --motion, - is none.",
+            metavar="FILE_OR_auto",
+            help="White where the motion acts; the i-th belongs to the i-th --motion, - is none. auto cuts one out: "
+            "auto:horse by GroundingDINO and SAM, auto:0.2,0.1,0.8,0.9 (left, top, right, bottom) or auto by colours.",
         ),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Text, for bases that read it.")] = None,
@@ -151,6 +153,7 @@ def animate(
     out = out or Path(f"{photo.stem}_animated.mp4")
     check_output(out, sources=[photo, repeat, *(arguments.get("masks") or [])])
     open_head(photo, "cannot animate", InputError)  # before a base is loaded for nothing
+    _cut_masks(arguments, photo, out)
 
     from motionloom.denoisers.catalog import load_base
     from motionloom.generate import generate
@@ -275,9 +278,18 @@ def _check_masks(arguments: dict[str, Any]) -> None:
             fix="give every --mask its --motion, in the same order; --mask - is none",
         )
     for mask in masks:
-        if mask is not None and not mask.is_file():
+        if mask is not None and not is_automatic(str(mask)) and not mask.is_file():
             raise InputError(f'there is no mask "{mask}"', fix="check the path")
     arguments["masks"] = [*masks, *[None] * (len(motions) - len(masks))]
+
+
+def _cut_masks(arguments: dict[str, Any], photo: Path, out: Path) -> None:
+    """Masks asked for with `auto` become files beside the clip, in place."""
+    for number, mask in enumerate(arguments.get("masks") or []):
+        if mask is not None and is_automatic(str(mask)):
+            path = out.with_name(f"{out.stem}_mask{number + 1}.png")
+            typer.echo(write_auto_mask(str(mask), photo, path), err=True)
+            arguments["masks"][number] = path
 
 
 # Repeating a clip: --from

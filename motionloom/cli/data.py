@@ -11,6 +11,7 @@ from motionloom.cli.show import AsJson, outline, progress_bar, show
 
 if TYPE_CHECKING:
     from motionloom.datasets.layout import Entry
+    from motionloom.datasets.subject_masks import Cut
     from motionloom.video.clip import Clip
 
 SHEET_ROWS = 8  # clips of a split on a contact sheet
@@ -198,28 +199,46 @@ def mask(
             help="Where the subject is, in shares of the frame. Default: what moves.",
         ),
     ] = None,
+    words: Annotated[
+        str | None,
+        typer.Option(help="What the subject is, such as horse: found by GroundingDINO, cut out by SAM."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write first masks of the clips' subject, for masked training; look at them and correct them.
 
-    No network is used: the subject is told apart by its motion, or a box, and by its colours.
+    Without --words no network is used: the subject is told apart by its motion, or a box, and by its colours.
     """
     from motionloom.datasets.subject_masks import write_masks
+    from motionloom.errors import ConfigError
 
+    if box is not None and words is not None:
+        raise ConfigError("got --box and --words, expected one of them", fix="leave one out")
     with progress_bar(shown=not as_json) as progress:
         written, refused = write_masks(
-            clips, out, _parse_box(box), lambda done, total: progress("masks", done, total)
+            clips,
+            out,
+            parse_box(box),
+            lambda done, total: progress("masks", done, total),
+            _cut_by_words(words) if words is not None else None,
         )
     facts = {
         "folder": out,
-        "how": "motion and colour" if box is None else "box and colour",
+        "how": "words" if words is not None else "motion and colour" if box is None else "box and colour",
         "masks": [{"clip": one.name, "share": round(one.share, 4), "note": one.note} for one in written],
         "refused": [{"clip": name, "reason": reason} for name, reason in refused],
     }
     show(facts if as_json else outline(facts))
 
 
-def _parse_box(text: str | None) -> tuple[float, float, float, float] | None:
+def _cut_by_words(words: str) -> Cut:
+    from motionloom.datasets.named_subjects import load_named_subjects
+
+    subjects = load_named_subjects()
+    return lambda frames: subjects.masks(frames, words)
+
+
+def parse_box(text: str | None) -> tuple[float, float, float, float] | None:
     from motionloom.errors import ConfigError
 
     if text is None:
@@ -228,6 +247,6 @@ def _parse_box(text: str | None) -> tuple[float, float, float, float] | None:
         left, top, right, bottom = (float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(
-            f"got --box {text!r}, expected four numbers", fix="for example --box 0.2,0.1,0.8,0.9"
+            f"got the box {text!r}, expected four numbers", fix="for example 0.2,0.1,0.8,0.9"
         ) from None
     return left, top, right, bottom

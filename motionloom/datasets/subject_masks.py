@@ -25,6 +25,7 @@ from motionloom.video.clip import Clip
 from motionloom.video.read import read_clip
 
 Box = tuple[float, float, float, float]  # (left, top, right, bottom) as shares of the frame
+Cut = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
 WORKING_SIDE_PX = 160
 BINS = 12  # per colour
@@ -48,6 +49,7 @@ def write_masks(
     out: str | Path,
     box: Box | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    cut: Cut | None = None,
 ) -> tuple[list[Masked], list[tuple[str, str]]]:
     """Write a mask of every clip in a folder.
 
@@ -56,6 +58,7 @@ def write_masks(
         out: gets `<clip's name>.mp4`.
         box: of the subject in all frames of all clips; None takes what moves.
         progress: called with (clips done, clips in all).
+        cut: what makes masks (T, H, W) of frames, in place of `segment`.
 
     Returns:
         What was written, and (name, reason) of clips that have none.
@@ -63,16 +66,14 @@ def write_masks(
     Raises:
         ConfigError: a box that is none. InputError: there is no clip.
     """
-    if box is not None and not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-        raise ConfigError(
-            f"got the box {box}, expected left < right and top < bottom in 0..1", fix="correct it"
-        )
+    if box is not None:
+        check_box(box)
     files = clip_files(clips)
     written, refused = [], []
     for done, (name, path) in enumerate(files):
         try:
             clip = read_clip(path)
-            mask = segment(clip.frames, box)
+            mask = cut(clip.frames) if cut is not None else segment(clip.frames, box)
         except MotionLoomError as error:
             refused.append((name, error.message))
         else:
@@ -84,12 +85,22 @@ def write_masks(
     return written, refused
 
 
+def check_box(box: Box) -> None:
+    """Raises ConfigError for a box that is none."""
+    if not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+        raise ConfigError(
+            f"got the box {box}, expected left < right and top < bottom in 0..1", fix="correct it"
+        )
+
+
 def segment(frames: npt.NDArray[np.uint8], box: Box | None = None) -> npt.NDArray[np.uint8]:
     """Frames (T, H, W, 3) => masks (T, H, W), 0 or 255.
 
     Raises:
-        InputError: nothing moves, and no box says where the subject is.
+        InputError: nothing moves, and no box says where the subject is. ConfigError: a box that is none.
     """
+    if box is not None:
+        check_box(box)
     height, width = frames.shape[1:3]
     scale = min(1.0, WORKING_SIDE_PX / max(height, width))
     size = (max(8, round(height * scale)), max(8, round(width * scale)))
