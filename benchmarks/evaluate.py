@@ -212,6 +212,10 @@ def write_clips(folder: Path, count: int) -> None:
         Clip(np.stack(frames).astype(np.uint8), 8.0).save(folder / f"{number:03d}.mp4")
 
 
+def num_results(cache: Path) -> int:
+    return len(list(cache.rglob("*.safetensors")))
+
+
 def cost(count: int, workers: int) -> bool:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -239,10 +243,12 @@ def cost(count: int, workers: int) -> bool:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(seconds / 2)
+        began = time.monotonic()
+        while num_results(folder / "cut") < num_results(folder / "kept") / 2 and process.poll() is None:
+            time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        kept = len(list((folder / "cut").rglob("*.safetensors")))
+        after, kept = time.monotonic() - began, num_results(folder / "cut")
         before = (folder / "whole.json").read_bytes()
         began = time.monotonic()
         done = evaluate(
@@ -254,12 +260,12 @@ def cost(count: int, workers: int) -> bool:
             command=json.loads(before)["command"],
         )
         rest = time.monotonic() - began
-        total = len(list((folder / "cut").rglob("*.safetensors")))
-        print(f"killed after {seconds / 2:.1f} s with {kept} of {total} results kept; ", end="")
+        total = num_results(folder / "cut")
+        print(f"killed after {after:.1f} s with {kept} of {total} results kept; ", end="")
         print(f"started again: {done.num_measured} measured in {rest:.1f} s, {total - kept} were missing")
         same = before == (folder / "whole.json").read_bytes()
         print("the same bytes" if same else "DIFFERENT bytes")
-        return same and done.num_measured == total - kept
+        return same and 0 < kept < total and done.num_measured == total - kept
 
 
 def main() -> None:
