@@ -219,10 +219,23 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         from motionloom.zoo import MINI
 
         file = MINI
+    if not file.exists():
+        _refuse_name_of_base(str(path))
     if file.is_dir():
         return _open_folder(file)
     opened = _open_file(file)
     return Checkpoint(file, [opened], dict(opened.tensors))
+
+
+def _refuse_name_of_base(name: str) -> None:
+    """A base is asked for by its name, which says where its weights are to those who animate alone."""
+    from motionloom.denoisers.catalog import BASES
+
+    if name in BASES:
+        raise InputError(
+            f'"{name}" is the name of a base, and a merge reads files',
+            fix="give the folder or the file of its weights; a sweep takes bases by name",
+        )
 
 
 def _open_file(path: Path) -> WeightsFile:

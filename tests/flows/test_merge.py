@@ -100,6 +100,11 @@ def test_rule_of_a_sweep() -> None:
         (["mine.yaml", "method.alpha=0"], "changes none"),
         (["nowhere.yaml"], "no recipe at nowhere.yaml"),
         (["mine.yaml", "--sweep", "alpha=1,2"], "belong together"),
+        (["mine.yaml", "--motion", "clouds"], "there is no --sweep"),
+        (
+            ["mine.yaml", "--sweep", "alpha=1", "--probe", ".", "--motion", "a:b"],
+            "expected NAME or NAME:WEIGHT",
+        ),
         (["mine.yaml", "--sweep", "alpha=x", "--probe", "."], "expected NUMBER=VALUE"),
         (["mine.yaml", "--sweep", "beta=1,2", "--probe", "."], "has no setting 'beta'"),
     ],
@@ -139,3 +144,35 @@ def test_sweep_of_a_video_network(kind: str) -> None:
     assert result.measured[0].smoothness != result.base.smoothness  # another clip
     assert result.picked is None  # noise of random weights has no flow to measure: nothing is picked
     assert Path("swept/sweep.json").is_file()
+
+
+def test_decoupled_experts_of_a_video_network(capsys: pytest.CaptureFixture[str]) -> None:
+    """Stages 2 and 3 by the shipped recipes: dial at 0 is the base's clip, dial as merged is another."""
+    from motionloom.denoisers.dynamicrafter.folder import write_folder
+    from motionloom.denoisers.dynamicrafter.parts import TINY
+
+    parts = {
+        name: dict(part.state_dict())
+        for name, part in load_base("tiny-dynamicrafter").parts.named().items()  # type: ignore[attr-defined]
+    }
+    write_folder(Path("pre"), TINY, parts)
+    tuned = {name: 1.2 * w if "temp_attentions" in name else w for name, w in parts["unet"].items()}
+    write_folder(Path("tuned"), TINY, {**parts, "unet": tuned})
+    Image.new("RGB", (64, 64), "teal").save("a.png")
+
+    def clip(base: str, *words: str) -> bytes:
+        asked = ["animate", "a.png", "--base", base, "--frames", "3", "--steps", "2", "-o", "clip"]
+        assert main([*asked, *words]) == 0
+        return b"".join(path.read_bytes() for path in sorted(Path("clip").glob("*.png")))
+
+    recipes, pair = ROOT / "recipes" / "edg", ["base=pre", "tuned=tuned"]
+    assert main(["merge", str(recipes / "extrapolate.yaml"), *pair, "-o", "more"]) == 0
+    assert main(["merge", str(recipes / "decouple_released.yaml"), *pair, "-o", "dialled"]) == 0
+    assert main(["merge", str(recipes / "decouple_paper.yaml"), *pair, "-o", "paper"]) == 0
+    plain = clip("pre")
+    assert clip("dialled", "--motion-degree", "0", "--control", "0") == plain
+    others = [clip("more"), clip("dialled"), clip("dialled", "--motion-degree", "1.3"), clip("paper/degree")]
+    assert len({plain, *others}) == 5
+    capsys.readouterr()
+    assert main(["animate", "a.png", "--base", "more", "--control", "1"]) == 2
+    assert "has no experts to dial" in capsys.readouterr().err

@@ -336,6 +336,7 @@ def test_bad_models() -> None:
     Path("cut.ckpt").write_bytes(Path("t.ckpt").read_bytes()[:-500])
     refused({**recipe, "tuned": "cut.ckpt"}, WeightsError, "damaged or truncated")
     refused({**recipe, "tuned": "nowhere.safetensors"}, WeightsError, "no such file")
+    refused({**recipe, "base": "tiny-wan"}, InputError, '"tiny-wan" is the name of a base')
     Path("empty").mkdir()
     refused({**recipe, "tuned": "empty"}, InputError, "holds no .safetensors")
     write_sharded(Path("shards"), PRE)
