@@ -7,6 +7,7 @@ methods        the same methods as sections of a recipe
 groups         parts of a network by tensor names
 checkpoint     weights on disk as a lazy mapping, whatever their form
 streaming      inputs => merged files, piece by piece
+pipeline       threads that read, merge, hash and write at the same time
 exports        a merge as a difference file, a LoRA, or for ComfyUI
 sweep          one number of a recipe tried at several values, measured on photos
 recipe         the YAML file that says all of it
