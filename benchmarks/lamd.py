@@ -112,12 +112,8 @@ def latent_video(size: Size, frames: int, time_ratio: int = 1) -> Model:
     """Every frame's latent, or, with a video autoencoder, a quarter of them."""
     decoder, unet = _ready(PictureDecoder(size.codec_base)), _ready(VideoUNet(size.joined))
     z = torch.zeros(1, 6, frames // time_ratio, size.side, size.side)
-    one = torch.zeros(1, 3, size.side, size.side)
-
-    def decode() -> Tensor:
-        return torch.cat([decoder(one) for _ in range(frames)])
-
-    return Model(_parameters(decoder, unet), lambda: unet(z, torch.zeros(1)), decode)
+    pictures = torch.zeros(frames, 3, size.side, size.side)
+    return Model(_parameters(decoder, unet), lambda: unet(z, torch.zeros(1)), lambda: decoder(pictures))
 
 
 def pixel_video(size: Size, frames: int) -> Model:
