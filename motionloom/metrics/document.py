@@ -96,7 +96,8 @@ def _counts() -> str:
     run = [name for name in METRICS if _runs(name)]
     files = sorted({row.tests for row in METRICS.values()} | {"test_networks.py"})
     return (
-        f"{len(METRICS)} metrics: {len(free)} need no weights; {len(ours)} need weights for networks that come with the package; "
+        f"{len(METRICS)} metrics: {len(free)} need no weights; {len(ours)} need weights, their networks "
+        "come with the package; "
         f"{len(METRICS) - len(free) - len(ours)} need a plug-in. {len(run)} ran with their weights where this page was "
         f"written. {sum(_num_tests(file) for file in files)} test functions in {len(files)} files pin the formulas. "
         "Without published weights the networks are tested on random ones: RAFT, I3D, Inception, LPIPS, MUSIQ and AMT-S "
