@@ -32,9 +32,12 @@ def row(base: MiniBase, name: str, photo: Picture, seed: int) -> Picture:
     asked = [Asked(name)]
     pixels = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     shape = base.codec.latent_shape(16, *photo.shape[:2])
-    noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(1, *shape, generator=generator)
     with torch.no_grad():
-        latents = sample(base.woven(asked), base.schedule(), noise, base.told(pixels), base.num_steps, None)
+        told = base.told(pixels, generator)
+        latents = sample(base.woven(asked), base.schedule(), noise, told, base.num_steps, None)
+        latents = base.as_asked(latents, asked)
         where = base.where(asked, *photo.shape[:2])
         frames = base.codec.decode(latents, pixels, 16, where)[0, :, [0, 5, 10, 15]]
         flow = base.codec.flow(
