@@ -121,7 +121,9 @@ class SweepResult:
                 f"{value:>10}  {one.motion_degree:6.2f}  {one.first_frame:11.4f}  {one.consistency:11.4f}  "
                 f"{one.smoothness:10.4f}{mark} {one.note}".rstrip()
             )
-        picked = "none keeps the base's qualities" if self.picked is None else f"{self.picked.value:g}"
+        followed = math.isfinite(self.base.motion_degree)
+        none = "none keeps the base's qualities" if followed else "none, the base's motion cannot be followed"
+        picked = none if self.picked is None else f"{self.picked.value:g}"
         lines.append(
             f"picked: {picked}; a larger {self.name}: {self.direction} motion; pictures in {self.out}"
         )

@@ -88,6 +88,9 @@ def test_rule_of_a_sweep() -> None:
     assert result.picked is rows[0]  # 0.5 moves more and is not smooth enough; undefined is never picked
     assert result.direction == "unclear"  # two numbers say nothing
     assert SweepResult(Path("x"), "alpha", 0.9, base, rows[1:]).picked is None
+    assert "none keeps the base's qualities" in SweepResult(Path("x"), "alpha", 0.9, base, rows[1:]).table()
+    unknown = Measurement(None, float("nan"), 1.0, float("nan"), 0.9)
+    assert "cannot be followed" in SweepResult(Path("x"), "alpha", 0.9, unknown, [unknown]).table()
 
 
 @pytest.mark.parametrize(
