@@ -169,18 +169,21 @@ def _joint(
     assert isinstance(pair, QueryAndOut)
     q = pair.query(x, attn)  # (B, F, N, C)
     a = weights[:, :, None, None, None]
-    twice = 2 if bias is None and guide is None else 0
-    first, previous = (at[twice:] for at in reference_frames(x.shape[1], x.device))
-    seen = [
-        KeysValues(frozen.keys[:, at], a[:, i] * frozen.values[:, at])
-        for i, at in enumerate((first, previous))
-    ]
-    parts = []
-    if twice:
-        start = _frames_at(frozen, torch.zeros(min(2, x.shape[1]), dtype=torch.long, device=x.device))
-        parts.append(0.5 * _mixed(q[:, :twice], [start], attn, None))
-    if len(first):
-        parts.append(_mixed(q[:, twice:], seen + ([guide] if guide else []), attn, bias))
+    k, v = frozen
+    if bias is not None or guide is not None:
+        references = enumerate(reference_frames(x.shape[1], x.device))
+        seen = [KeysValues(k[:, at], a[:, i] * v[:, at]) for i, at in references]
+        return pair.out(_mixed(q, seen + ([guide] if guide else []), attn, bias))
+
+    def first(count: int, weight: Any) -> KeysValues:
+        """Frame 0 as `count` frames see it."""
+        return KeysValues(*(y.expand(-1, count, -1, -1) for y in (k[:, :1], weight * v[:, :1])))
+
+    late = x.shape[1] - 2
+    parts = [_mixed(q[:, :2], [first(min(2, x.shape[1]), 0.5)], attn, None)]
+    if late > 0:
+        previous = KeysValues(k[:, 1:-1], a[:, 1] * v[:, 1:-1])
+        parts.append(_mixed(q[:, 2:], [first(late, a[:, 0]), previous], attn, None))
     return pair.out(torch.cat(parts, dim=1))
 
 

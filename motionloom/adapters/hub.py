@@ -58,6 +58,9 @@ def pull_adapter(
 def _api() -> Any:
     os.environ["HF_HUB_OFFLINE"] = "0"  # pushing and pulling are asked for
     from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # its retries; what fails in the end is said
 
     if constants.HF_HUB_OFFLINE:
         raise InputError(

@@ -34,6 +34,7 @@ GENERATE_ARGUMENTS = (
 )
 
 ADAPTER_SUFFIX = ".safetensors"
+PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 OUTPUT_SUFFIXES = (".mp4", ".gif", ".webp", "")  # none: a folder of PNGs
 
 EPILOG = "Example: motionloom animate photo.jpg --motion clouds:0.6 --motion pan-left:0.4 -o clip.mp4"
@@ -256,6 +257,11 @@ def _check_motions(names: Sequence[str], base: str) -> None:
     for name in names:
         if name.endswith(ADAPTER_SUFFIX):
             open_head(Path(name), "cannot read adapter", WeightsError)
+        elif name.endswith(PICKLE_SUFFIXES):
+            raise WeightsError(
+                f'got the motion "{name}", expected an adapter in .safetensors',
+                fix=f"convert it with `motionloom convert {name} -o adapters/`",
+            )
         elif name.partition("@")[0] not in known and base == "mini":
             raise ConfigError(
                 f"there is no motion {name!r}", fix=_did_you_mean(name, known, "motionloom motions")

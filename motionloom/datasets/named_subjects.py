@@ -104,10 +104,10 @@ def load_named_subjects(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     finds = pretrained(GroundingDinoForObjectDetection, where[0]).to(device)
     cuts = pretrained(SamModel, where[1]).to(device)
-    offline = {"local_files_only": True}
-    finds_processor = GroundingDinoProcessor(
-        GroundingDinoImageProcessorPil.from_pretrained(where[0], **offline),
-        AutoTokenizer.from_pretrained(where[0], **offline),
+    processors: Any = GroundingDinoProcessor, SamProcessor  # which have no types
+    finds_processor = processors[0](
+        GroundingDinoImageProcessorPil.from_pretrained(where[0], local_files_only=True),
+        AutoTokenizer.from_pretrained(where[0], local_files_only=True),
     )
-    cuts_processor = SamProcessor(SamImageProcessorPil.from_pretrained(where[1], **offline))
+    cuts_processor = processors[1](SamImageProcessorPil.from_pretrained(where[1], local_files_only=True))
     return NamedSubjects(finds, finds_processor, cuts, cuts_processor)
