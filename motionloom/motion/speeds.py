@@ -1,8 +1,9 @@
 """How fast places move, and a generator's speeds matched to those of real clips.
 
-A network that predicts the flow of a whole picture is a little wrong everywhere, so nothing it draws stands quite still. One
-curve a motion mends it: the place that ranks q-th among the generated ones gets the speed that ranks q-th in real clips, if that
-is slower (quantile matching; ours). Faster it gets nowhere: the fastest places of real clips are often errors of their flow.
+A network that predicts the flow of a whole picture is a little wrong everywhere, so nothing it draws stands quite still.
+One curve a motion mends it: the place that ranks q-th among the generated ones gets the speed that ranks q-th in real
+clips, if that is slower (quantile matching; ours). Faster it gets nowhere: the fastest places of real clips are often
+errors of their flow.
 """
 
 from __future__ import annotations

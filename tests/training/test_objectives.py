@@ -366,7 +366,9 @@ def train(objective: Objective, batch: dict[str, Tensor], steps: int, rate: floa
     for step in range(steps):
         for optimizer in optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = rate * min(1, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
+                group["lr"] = (
+                    rate * min(1, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
+                )
         for name, loss, _ in objective.losses(batch, step, generator):
             optimizers[name].zero_grad()
             loss.backward(inputs=objective.parameter_groups()[name])
