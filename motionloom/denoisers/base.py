@@ -201,9 +201,7 @@ class Base(ABC):
     def adapted(self, request: Request) -> AbstractContextManager[Denoiser]:
         """A context that yields the denoiser which moves as asked; afterwards the base is as before, bit for bit."""
 
-    def condition(
-        self, request: Request, first_latent: Tensor | None, generator: torch.Generator
-    ) -> Any:
+    def condition(self, request: Request, first_latent: Tensor | None, generator: torch.Generator) -> Any:
         """What the denoiser is told at every step; its type belongs to the denoiser. What is not given may be drawn."""
         return None
 

@@ -104,7 +104,9 @@ def browsing(programs: tuple[str, str], profile: Path) -> Iterator[Browser]:
     )
     try:
         assert process.stdout is not None
-        port = next(found[1] for line in process.stdout if (found := re.search(r"successfully on port (\d+)", line)))
+        port = next(
+            found[1] for line in process.stdout if (found := re.search(r"successfully on port (\d+)", line))
+        )
         base = Browser(f"http://127.0.0.1:{port}")
         session = base._ask("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
         browser = Browser(f"http://127.0.0.1:{port}/session/{session['sessionId']}")
