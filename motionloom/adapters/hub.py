@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,9 @@ def pull_adapter(
 def _api() -> Any:
     os.environ["HF_HUB_OFFLINE"] = "0"  # pushing and pulling are asked for
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils import logging as hub_logging
 
-    logging.set_verbosity_error()  # its retries; what fails in the end is said
+    hub_logging.set_verbosity(logging.ERROR)  # its retries; what fails in the end is said
 
     if constants.HF_HUB_OFFLINE:
         raise InputError(

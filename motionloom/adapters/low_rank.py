@@ -31,10 +31,10 @@ class LowRank(nn.Module):
         weight = self.lora_B.weight
         down = self.lora_A(x.to(weight.dtype))
         if not frozen.dtype == down.dtype == weight.dtype:
-            return frozen + self(x).to(frozen.dtype)
+            return frozen + self.forward(x).to(frozen.dtype)
         rows = frozen.flatten(0, -2), down.flatten(0, -2)
         added: Tensor = torch.addmm(*rows, weight.T, alpha=self.scale)
-        return added.view_as(frozen)
+        return added.reshape(frozen.shape)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator, gaussian: bool = False) -> None:
