@@ -33,6 +33,7 @@ class Options:
         preset: how what the tensors cannot tell is read.
         temperature: of the adaptive weighting; None takes the release's: 0.2 for a U-Net, 1 for Wan.
         lora_alpha: of low-rank parts, scaled by alpha / rank; None takes the release's 1 for a U-Net; Wan files need it.
+        like: folder of a converted DynamiCrafter whose sizes and settings the checkpoint has; None knows the released ones.
     """
 
     base: str | None = None
@@ -40,6 +41,7 @@ class Options:
     preset: str = "released"
     temperature: float | None = None
     lora_alpha: float | None = None
+    like: str | os.PathLike[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,11 @@ def _is_dynamicrafter(names: Names) -> bool:
 
 def _convert_dynamicrafter(source: Path, out: Path, options: Options) -> Path:
     from motionloom.denoisers.dynamicrafter.checkpoint import convert_dynamicrafter
+    from motionloom.denoisers.dynamicrafter.folder import read_config
 
-    return convert_dynamicrafter(source, out)
+    return convert_dynamicrafter(
+        source, out, None if options.like is None else read_config(Path(options.like))
+    )
 
 
 ROWS: list[Row] = [

@@ -32,13 +32,19 @@ def convert(
     lora_alpha: Annotated[
         float | None, typer.Option(min=1e-6, help="Of low-rank parts. Default: 1; Wan files need it.")
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="A converted DynamiCrafter of the same sizes, if not the released ones."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert an official checkpoint to files of ours: MIVA, MotionLoRA, DynamiCrafter."""
     from motionloom.convert import Options
     from motionloom.convert import convert as run
 
-    done = run(checkpoint, out, Options(base, motion, preset, temperature, lora_alpha))
+    done = run(checkpoint, out, Options(base, motion, preset, temperature, lora_alpha, like))
     show(done if as_json else done["path"])
 
 

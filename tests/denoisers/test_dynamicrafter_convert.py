@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from motionloom.adapters.text_adapter import TextAdapter
+from motionloom.cli import main
 from motionloom.denoisers.dynamicrafter import checkpoint as official_checkpoint
 from motionloom.denoisers.dynamicrafter.checkpoint import (
     convert_dynamicrafter,
@@ -121,6 +123,19 @@ def test_a_checkpoint_becomes_a_folder_of_shards(
     in_proj = small["cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight"]
     key_projection = parts.text_encoder.state_dict()["encoder.layers.0.self_attn.k_proj.weight"]
     assert torch.equal(key_projection, in_proj[16:32])
+
+
+def test_other_sizes_through_the_command_line(small: dict[str, Tensor]) -> None:
+    """Convert a checkpoint of sizes that were never released, and animate with it."""
+    torch.save({"state_dict": small}, "model.ckpt")
+    Path("like").mkdir()
+    index = {"_class_name": "DynamiCrafter", "config": SMALL.model_dump(mode="json")}
+    Path("like/model_index.json").write_text(json.dumps(index))
+    assert main(["convert", "model.ckpt", "-o", "out", "--like", "nowhere"]) == 2 and not Path("out").exists()
+    assert main(["convert", "model.ckpt", "-o", "out", "--like", "like"]) == 0
+    Image.new("RGB", (64, 64), "teal").save("photo.png")
+    words = "animate photo.png --base out --prompt waves --frames 3 --steps 2 -o clip.mp4"
+    assert main(words.split()) == 0 and Path("clip.mp4").is_file()
 
 
 def test_strict_and_nothing_half_written(small: dict[str, Tensor]) -> None:

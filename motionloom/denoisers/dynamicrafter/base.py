@@ -300,7 +300,7 @@ def load_dynamicrafter(
         nn.Module.to(network, place, precision)  # diffusers' own warns of modules it does not have
     own = path / "tokenizer"
     tokenizer: Tokenizer = ClipWords(own if own.is_dir() else _cached_vocabulary(), FETCH_VOCABULARY)
-    if config.vocabulary == TINY.vocabulary:  # a text encoder of that size reads no CLIP vocabulary
+    if config.vocabulary < DynamiCrafterConfig().vocabulary:  # such a text encoder reads no CLIP vocabulary
         tokenizer = HashedWords(config.vocabulary)
     name = path.name if path.is_dir() else None
     return DynamiCrafterBase(config, parts, tokenizer, chosen, name)
