@@ -55,7 +55,7 @@ def test_parameter_counts() -> None:
 
 
 def test_cost_of_a_step() -> None:
-    """The latent has no frames, so neither has the cost; the numbers are those of the specification."""
+    """The latent has no frames, so neither has the cost; the numbers were counted independently."""
     assert step_gflop(16, 256) == pytest.approx(21.3, abs=0.05)
     assert step_gflop(32, 1024) == pytest.approx(94.0, abs=0.1)
     assert step_gflop(32, 77) == pytest.approx(72.8, abs=0.1)
