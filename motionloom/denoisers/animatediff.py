@@ -18,7 +18,7 @@ from motionloom.codecs.image_autoencoder import ImageAutoencoder
 from motionloom.conditions.asked import Asked
 from motionloom.denoisers.base import Request
 from motionloom.denoisers.hub import FETCH_MOTION, FETCH_SPATIAL, MOTION_REPOSITORY, SPATIAL_REPOSITORY
-from motionloom.denoisers.miva import MivaBase, MivaOptions, read_options
+from motionloom.denoisers.miva import MivaBase, MivaOptions
 from motionloom.denoisers.official_files import fill, read_part
 from motionloom.denoisers.pretrained import (
     class_of,
@@ -26,6 +26,7 @@ from motionloom.denoisers.pretrained import (
     find_folder,
     load_part,
     quiet_diffusers,
+    read_options,
     to_precision,
     with_random_values,
     without_values,

@@ -9,16 +9,16 @@ import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from motionloom.codecs.image_autoencoder import ImageAutoencoder
 from motionloom.codecs.wan_autoencoder import WanAutoencoder
 from motionloom.denoisers.base import Base, Denoiser, Progress, Request
-from motionloom.denoisers.pretrained import fingerprint, suggest
+from motionloom.denoisers.pretrained import fingerprint
 from motionloom.denoisers.text_free import TextFreeNetwork
 from motionloom.errors import ConfigError
 from motionloom.sampling.first_frame import HeldFrames, adain
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from motionloom.adapters.motion_weight import MotionWeight
     from motionloom.conditions.asked import Asked
     from motionloom.sampling.masked import SubjectMasks
-
-Options = TypeVar("Options", bound="MivaOptions")
 
 
 class MivaOptions(BaseModel):
@@ -54,27 +52,6 @@ class MivaOptions(BaseModel):
     start_timestep: int = Field(START_TIMESTEP, ge=0, le=999)
     posterior: Literal["sample", "mean"] = "sample"
     adain: bool = True
-
-
-def read_options(kind: type[Options], values: Mapping[str, Any], base: str) -> Options:
-    """Options by name, numbers also as text.
-
-    Raises:
-        ConfigError: an option that does not exist, or a value out of range.
-    """
-    for name in values:
-        if name not in kind.model_fields:
-            raise ConfigError(
-                f'{base} has no option "{name}"', fix=suggest(name, list(kind.model_fields), "options")
-            )
-    try:
-        return kind(**values)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        raise ConfigError(
-            f"got {first['loc'][0]}={first['input']!r} for {base}: {first['msg'].lower()}",
-            fix="correct the option",
-        ) from None
 
 
 class MivaBase(Base):

@@ -10,8 +10,8 @@ import torch
 from motionloom.codecs.image_autoencoder import ImageAutoencoder
 from motionloom.codecs.wan_autoencoder import WanAutoencoder
 from motionloom.denoisers import animatediff, wan
-from motionloom.denoisers.miva import MivaBase, read_options
-from motionloom.denoisers.pretrained import with_random_values
+from motionloom.denoisers.miva import MivaBase
+from motionloom.denoisers.pretrained import read_options, with_random_values
 from motionloom.denoisers.text_free import TextFreeNetwork
 
 UNET_CONFIG = {**animatediff.SPATIAL_CONFIG, **animatediff.MOTION_CONFIG}

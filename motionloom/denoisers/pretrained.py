@@ -9,12 +9,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from motionloom.errors import ConfigError, ResourceError, WeightsError
 
 if TYPE_CHECKING:
     import torch
+    from pydantic import BaseModel
+
+Options = TypeVar("Options", bound="BaseModel")
 
 VALUES_PER_TENSOR = 64  # that a fingerprint reads
 
@@ -201,3 +204,26 @@ def suggest(word: str, known: Sequence[str], kind: str) -> str:
     """What to type instead."""
     near = difflib.get_close_matches(word, known, 1, 0.5)
     return f'did you mean "{near[0]}"?' if near else f"the {kind} are {', '.join(known)}"
+
+
+def read_options(kind: type[Options], values: Mapping[str, Any], base: str) -> Options:
+    """A base's options by name, numbers also as text.
+
+    Raises:
+        ConfigError: an option that does not exist, or a value out of range.
+    """
+    from pydantic import ValidationError
+
+    for name in values:
+        if name not in kind.model_fields:
+            raise ConfigError(
+                f'{base} has no option "{name}"', fix=suggest(name, list(kind.model_fields), "options")
+            )
+    try:
+        return kind(**values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise ConfigError(
+            f"got {first['loc'][0]}={first['input']!r} for {base}: {first['msg'].lower()}",
+            fix="correct the option",
+        ) from None

@@ -16,12 +16,13 @@ from pydantic import Field
 from motionloom.codecs.wan_autoencoder import WanAutoencoder
 from motionloom.denoisers.base import Request
 from motionloom.denoisers.hub import FETCH_WAN, WAN_REPOSITORY
-from motionloom.denoisers.miva import MivaBase, MivaOptions, read_options
+from motionloom.denoisers.miva import MivaBase, MivaOptions
 from motionloom.denoisers.official_files import fill, read_part
 from motionloom.denoisers.pretrained import (
     device_and_dtype,
     find_folder,
     load_part,
+    read_options,
     to_precision,
     with_random_values,
     without_values,

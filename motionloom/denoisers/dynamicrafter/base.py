@@ -36,7 +36,7 @@ from motionloom.denoisers.dynamicrafter.hub import (
 )
 from motionloom.denoisers.dynamicrafter.parts import TINY, DynamiCrafterConfig, Parts, build_random
 from motionloom.denoisers.dynamicrafter.unet import TRAINED_FRAMES
-from motionloom.denoisers.pretrained import device_and_dtype, fingerprint
+from motionloom.denoisers.pretrained import device_and_dtype, fingerprint, read_options
 from motionloom.errors import ConfigError, WeightsError
 from motionloom.sampling.rescaled_guidance import RescaledGuidance
 from motionloom.sampling.zero_terminal_snr import (
@@ -293,7 +293,7 @@ def load_dynamicrafter(
         ConfigError: an option that does not exist.
     """
     path = Path(source)
-    chosen = _read_options(options, path.name)
+    chosen = read_options(DynamiCrafterOptions, options, path.name)
     place, precision = device_and_dtype(device, dtype, HALF)
     config, parts = read_folder(path) if path.is_dir() else load_checkpoint(path)
     for network in parts.named().values():
@@ -324,7 +324,7 @@ def load_256(**options: Any) -> DynamiCrafterBase:
 def load_tiny(seed: int = 0, **options: Any) -> DynamiCrafterBase:
     """`tiny-dynamicrafter`: random weights from a seed, same layout, complete with encoders."""
     place, precision = device_and_dtype(options.pop("device", "cpu"), options.pop("dtype", None), HALF)
-    chosen = _read_options(options, TINY.name)
+    chosen = read_options(DynamiCrafterOptions, options, TINY.name)
     parts = build_random(TINY, seed)
     for network in parts.named().values():
         nn.Module.to(network, place, precision)  # diffusers' own warns of modules it does not have
@@ -351,22 +351,3 @@ def _cached_vocabulary() -> Path | None:
 
     found = [try_to_load_from_cache(VOCABULARY_REPOSITORY, file) for file in VOCABULARY_FILES]
     return Path(found[0]).parent if all(isinstance(one, str) for one in found) else None  # type: ignore[arg-type]
-
-
-def _read_options(values: dict[str, Any], name: str) -> DynamiCrafterOptions:
-    from pydantic import ValidationError
-
-    from motionloom.denoisers.pretrained import suggest
-
-    known = list(DynamiCrafterOptions.model_fields)
-    for option in values:
-        if option not in known:
-            raise ConfigError(f'{name} has no option "{option}"', fix=suggest(option, known, "options"))
-    try:
-        return DynamiCrafterOptions(**values)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        raise ConfigError(
-            f"got {first['loc'][0]}={first['input']!r} for {name}: {first['msg'].lower()}",
-            fix="correct the option",
-        ) from None
