@@ -146,7 +146,8 @@ def cost(numbers: Numbers) -> str:
 
 TABLES = {
     "reconstruction": reconstruction, "obedience": obedience, "others": others, "liveliness": liveliness,
-    "headings": headings, "regions": regions, "dial": dial, "sharpness": sharpness, "cost": cost,
+    "liveliness_elsewhere": liveliness, "headings": headings, "regions": regions, "dial": dial,
+    "sharpness": sharpness, "cost": cost,
 }  # fmt: skip
 
 

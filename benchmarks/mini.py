@@ -2,7 +2,7 @@
 
     reconstruction   held-out synthetic clips and real windows: dB over copying the first frame
     obedience        for every motion word, on held-out photos: direction, sign, rigidity, amplitude, dial
-    liveliness       learned words: do seeds differ, and are flow statistics nearest to real clips of that word
+    liveliness       learned words: are flow statistics nearest to real clips of that word (ends of clips, other clips)
     headings         local motions told where to go (clouds@left): do they
     regions          a motion in one region: how much leaks into the other
     sharpness        variance of the Laplacian of the last frame over the photo's
@@ -38,7 +38,7 @@ from motionloom.datasets.motion_samples import (
     usual_speed,
     window_fields,
 )
-from motionloom.datasets.motion_windows import backward_flow, read_index
+from motionloom.datasets.motion_windows import HeldOut, backward_flow, read_index
 from motionloom.datasets.synthetic import draw_motion
 from motionloom.datasets.synthetic.camera import PAN, RATES, TURN, ZOOM
 from motionloom.datasets.synthetic.motion import Region
@@ -119,7 +119,7 @@ def reconstruction(base: MiniBase, photos: Sequence[Path], windows: Path, clips:
     frames, flows = (np.load(windows / f"{name}.npy", mmap_mode="r") for name in ("frames", "flow"))
     one = torch.ones(SIZE, SIZE)
     for row, window in enumerate(read_index(windows)):
-        if window.held_out and row % 4 == 0:
+        if window.held_out == "clip" and row % 4 == 0:
             latent = motion.encode(window_fields(np.asarray(frames[row]), np.asarray(flows[row])))
             group = window.word or "other"
             paint = one * (group == "other" or WORDS[find(group)].painted)
@@ -284,13 +284,13 @@ def apart(one: Sequence[Seen], other: Sequence[Seen], what: str) -> float:
     )
 
 
-def liveliness(base: MiniBase, windows: Path, per_word: int = 10) -> Numbers:
+def liveliness(base: MiniBase, windows: Path, held_out: HeldOut = "end", per_word: int = 10) -> Numbers:
     """Generated from the first frames of held-out real clips, by every word, against those clips."""
     frames = np.load(windows / "frames.npy", mmap_mode="r")
     index = read_index(windows)
     out: Numbers = {}
     for word in LEARNED:
-        rows = [row for row, window in enumerate(index) if window.held_out and window.word == word]
+        rows = [row for row, window in enumerate(index) if (window.held_out, window.word) == (held_out, word)]
         rows = rows[:: max(1, len(rows) // per_word)][:per_word]
         real = [statistics(np.asarray(frames[row])) for row in rows]
         photos = torch.stack(
@@ -479,7 +479,8 @@ def main() -> None:
         "obedience": lambda: obedience(base, photos, arguments.seeds, usual_speed(arguments.windows)),
         "dial": lambda: dial(base, photos),
         "directions_measured": lambda: directions_measured(base, photos),
-        "liveliness": lambda: liveliness(base, arguments.windows),
+        "liveliness": lambda: liveliness(base, arguments.windows, "end"),
+        "liveliness_elsewhere": lambda: liveliness(base, arguments.windows, "clip"),
         "headings": lambda: headings(base, photos),
         "radial": lambda: radial(base, photos),
         "regions": lambda: regions(base, photos),

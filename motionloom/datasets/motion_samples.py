@@ -140,15 +140,14 @@ def build_real(
     out: Path,
     count: int,
     seed: int,
-    held_out: bool,
     rendered: bool,
     progress: Progress | None = None,
 ) -> Path:
-    """Cache `count` samples from real windows. Without frames (for the generator) only windows with a word serve."""
+    """Cache `count` samples from the real windows to train on; without frames (for the generator) those with a word."""
     index_of = [
         (row, window)
         for row, window in enumerate(read_index(windows))
-        if window.held_out == held_out and (rendered or window.word)
+        if not window.held_out and (rendered or window.word)
     ]
     # what the decoder draws should fit the frames, what the generator draws should move as they do
     kind = "flow" if rendered else "stream"

@@ -11,17 +11,22 @@ the flow keeps their speed and heading (what the generator learns).
     windows/frames.npy   uint8   (N, T, 128, 128, 3)
     windows/flow.npy     float16 (N, T, 32, 32, 2)   backward flow, frame units (1 = square root of the frame's area)
     windows/stream.npy   float16 (N, T, 32, 32, 2)   the same, chained from frame to frame
-    windows/index.json   one line a window: clip, motion word, held out or not, start frame, step, crop, flip
+    windows/index.json   one line a window: clip, motion word, how it is held out, start frame, step, crop, flip
+
+What is held out is held out in one of two ways: whole clips ("clip": other places, other waters), and the end of every
+other clip ("end": the same fire, later). The first asks whether a word carries over to what was never seen, the second
+whether a motion was learned; with a few clips a word, both must be asked.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +39,8 @@ FLOW_CELLS = 32
 NUM_FRAMES = 16
 FPS = 12.0
 
+HeldOut = Literal["", "clip", "end"]  # trained on; the whole clip is held out; the end of a training clip is
+
 
 @dataclass(frozen=True)
 class Window:
@@ -41,7 +48,7 @@ class Window:
 
     clip: str
     word: str
-    held_out: bool
+    held_out: HeldOut
     start: int
     step: float
     box: tuple[int, int, int]
@@ -119,6 +126,7 @@ def cut_windows(
     words: dict[str, str],
     held_out: Sequence[str],
     per_clip: dict[str, int],
+    held_out_end: float = 0.0,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -130,6 +138,8 @@ def cut_windows(
         words: group -> motion word; groups without a word serve the decoder only (word "").
         held_out: file stems that are never trained on.
         per_clip: group -> windows cut from each of its clips; "" is the default.
+        held_out_end: share of every other clip with a word, at its end, that is never trained on: 0 to 0.5, and at least one
+            window's frames. A quarter as many windows more are cut from it.
         seed: every window is a function of (seed, clip, number).
         progress: called with (clips done, clips in all).
 
@@ -143,8 +153,14 @@ def cut_windows(
         raise InputError(
             f'no clips in "{clips}": expected <group>/<name>.mp4', fix="give a folder of clip folders"
         )
-    plans = [(path, per_clip.get(path.parent.name, per_clip.get("", 20))) for path in paths]
-    total = sum(count for _, count in plans)
+    plans: list[tuple[Path, HeldOut, int]] = []
+    for path in paths:
+        count = per_clip.get(path.parent.name, per_clip.get("", 20))
+        whole = path.stem in held_out
+        plans.append((path, "clip" if whole else "", count))
+        if held_out_end and not whole and words.get(path.parent.name):
+            plans.append((path, "end", math.ceil(count / 4)))
+    total = sum(count for *_, count in plans)
     out.mkdir(parents=True, exist_ok=True)
     frames_out = np.lib.format.open_memmap(
         out / "frames.npy", "w+", np.uint8, (total, NUM_FRAMES, SIZE_PX, SIZE_PX, 3)
@@ -156,12 +172,13 @@ def cut_windows(
         for name in ("flow", "stream")
     )
     index: list[dict[str, Any]] = []
-    for done, (path, count) in enumerate(plans):
+    for done, (path, part, count) in enumerate(plans):
         clip = read_clip(path)
         word = words.get(path.parent.name, "")
+        allowed = _allowed(len(clip.frames), part, held_out_end if word else 0.0)
         for number in range(count):
             rng = np.random.default_rng([seed, done, number])
-            window = _choose(path, word, path.stem in held_out, clip.frames.shape, clip.fps, rng)
+            window = _choose(path, word, part, allowed, clip.frames.shape[1:3], clip.fps, rng)
             cut = _cut(clip.frames, window)
             frames_out[len(index)] = cut
             flow_out[len(index)] = backward_flow(cut)
@@ -189,19 +206,34 @@ def read_index(folder: Path) -> list[Window]:
     return [Window(**{**entry, "box": tuple(entry["box"])}) for entry in json.loads(path.read_text())]
 
 
+def _allowed(num_frames: int, part: HeldOut, held_out_end: float) -> range:
+    """The frames of a clip that windows of one kind may show."""
+    if part == "clip" or not held_out_end:
+        return range(num_frames)
+    first_held_out = num_frames - max(round(num_frames * held_out_end), NUM_FRAMES)
+    return range(first_held_out, num_frames) if part == "end" else range(max(first_held_out, 0))
+
+
 def _choose(
-    path: Path, word: str, held_out: bool, shape: tuple[int, ...], fps: float, rng: np.random.Generator
+    path: Path,
+    word: str,
+    held_out: HeldOut,
+    allowed: range,
+    size_px: tuple[int, ...],
+    fps: float,
+    rng: np.random.Generator,
 ) -> Window:
-    num_frames, height_px, width_px, _ = shape
-    longest_step = (num_frames - 1) / (NUM_FRAMES - 1)
+    height_px, width_px = size_px
+    longest_step = (len(allowed) - 1) / (NUM_FRAMES - 1)
     if longest_step < 0.9:
         raise InputError(
-            f'clip "{path}" has {num_frames} frames, a window needs {NUM_FRAMES}',
+            f'clip "{path}" has {len(allowed)} frames to cut windows from, a window needs {NUM_FRAMES}',
             fix="remove it or use a longer clip",
         )
     wanted = fps / FPS * rng.uniform(0.8, 1.25)  # source frames per window frame, speed varied a little
     step = float(np.clip(wanted, min(1.0, longest_step), longest_step))
-    start = int(rng.integers(0, max(1, num_frames - int(np.ceil(step * (NUM_FRAMES - 1))))))
+    starts = max(1, len(allowed) - int(np.ceil(step * (NUM_FRAMES - 1))))
+    start = allowed.start + int(rng.integers(0, starts))
     short = min(height_px, width_px)
     side = int(short * rng.uniform(0.7, 1.0))
     left, top = int(rng.integers(0, width_px - side + 1)), int(rng.integers(0, height_px - side + 1))

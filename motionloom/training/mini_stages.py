@@ -47,6 +47,12 @@ class Material(Section):
     cache: str = Field("data/mini", description="where windows, the linear core and samples are kept")
     groups: dict[str, str] = Field(WORDS_OF_GROUPS, description="group -> motion word")
     held_out_clips: list[str] = Field([], description="stems of clips that are never trained on")
+    held_out_end: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="share of every other clip with a word, at its end, that is never trained on",
+    )
     held_out_photos: list[str] = Field(
         [], description="stems of photos that are never trained on, beside every eighth"
     )
@@ -77,6 +83,7 @@ class MiniStage(Stage):
                     material.groups,
                     material.held_out_clips,
                     material.windows,
+                    material.held_out_end,
                     material.seed,
                     advance,
                 )
@@ -141,7 +148,7 @@ class MiniStage(Stage):
                 build_synthetic(self.canvases(), motion, synthetic, self.synthetic, seed, rendered, advance)
         if self.real and not (real / "count.txt").is_file():
             with _bar("making real samples") as advance:
-                build_real(self.windows(), motion, real, self.real, seed, False, rendered, advance)
+                build_real(self.windows(), motion, real, self.real, seed, rendered, advance)
         return [folder for folder, count in ((synthetic, self.synthetic), (real, self.real)) if count]
 
 
