@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from motionloom.conditions.words import WORDS, find
+from motionloom.motion.speeds import way
 
 COHERENCE = slice(len(WORDS), len(WORDS) + 2)  # the coherence, and 1 where it is told
 DIRECTION = slice(len(WORDS) + 2, len(WORDS) + 4)  # the direction, (0, 0) where it is not told
@@ -78,11 +79,11 @@ def motion_map(parts: Sequence[Part], height: int, width: int) -> Tensor:
 
 def heading_of(local: Tensor, region: Tensor) -> Heading:
     """The heading of a local flow (T, 2, h, w), backward, inside a region (h, w) 0..1; unknown where it stands still."""
-    steps = local.diff(dim=0).square().sum(1).sqrt().sum(0)  # (h, w): length of the way
-    way = float((steps * region).sum() / region.sum().clamp_min(1e-6))
-    if way < 1e-4:
+    mass = region.sum().clamp_min(1e-6)
+    gone = float((way(local[None])[0] * region).sum() / mass)
+    if gone < 1e-4:
         return Heading()
-    mean = -(local[-1] * region).sum((1, 2)) / region.sum().clamp_min(1e-6)
+    mean = -(local[-1] * region).sum((1, 2)) / mass
     length = float(mean.norm())
     direction = (mean / max(length, 1e-9)).tolist()
-    return Heading(min(length / way, 1.0), (direction[0], direction[1]))
+    return Heading(min(length / gone, 1.0), (direction[0], direction[1]))

@@ -54,3 +54,14 @@ def test_heading_of_a_drift_is_one_and_of_a_pendulum_zero() -> None:
     assert heading_of(apart, ONE).coherence == pytest.approx(0.0, abs=1e-5)
     assert heading_of(apart, HALF).coherence == pytest.approx(1.0, abs=1e-5)
     assert heading_of(0 * drift, ONE) == Heading()
+
+
+def test_the_coherence_is_the_mean_displacement_over_the_mean_way() -> None:
+    """c = |sum_x m d_T| / sum_x m sum_t |d_t - d_(t-1)|: the same bits as the formula written out."""
+    generator = torch.Generator().manual_seed(0)
+    local, region = torch.randn(16, 2, 4, 6, generator=generator), torch.rand(4, 6, generator=generator)
+    ways = local.diff(dim=0).square().sum(1).sqrt().sum(0)
+    displacement = -(local[-1] * region).sum((1, 2)) / region.sum()
+    heading = heading_of(local, region)
+    assert heading.coherence == float(displacement.norm()) / float((ways * region).sum() / region.sum())
+    assert heading.direction == tuple((displacement / float(displacement.norm())).tolist())
