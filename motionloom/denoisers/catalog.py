@@ -148,15 +148,17 @@ def load_base(name: str | os.PathLike[str], **options: Any) -> Base:
     Raises:
         ConfigError: there is no base of this name, or no such option.
         WeightsError: its weights are missing (the fix is the command that fetches them), damaged, or of a model
-            that is no base.
+            that is no base; it is to be dialled and carries no experts.
     """
     given = os.fspath(name)
+    dial: dict[str, Any] = {key: options.pop(key) for key in ("motion_degree", "control") if key in options}
     if given in BASES:
+        if dial:
+            raise _no_experts(given)
         return _load(BASES[given].loader, given, options)
     if not Path(given).is_dir() and given.count("/") != 1:
         raise ConfigError(f'there is no base "{given}"', fix=suggest(given, list(BASES), "bases"))
     folder = find_folder(given, revision=options.get("revision"))
-    dial: dict[str, Any] = {key: options.pop(key) for key in ("motion_degree", "control") if key in options}
     base = _load(FOLDERS[_kind_of(folder)], given, options, folder)
     base.name = folder.name if Path(given).is_dir() else given
     return _dialled(base, folder, dial)
@@ -172,6 +174,12 @@ def _dialled(base: Base, folder: Path, dial: dict[str, Any]) -> Base:
     from motionloom.merging.dial import dialled
 
     return dialled(base, folder, dial)
+
+
+def _no_experts(name: str) -> WeightsError:
+    from motionloom.merging.dial import no_experts
+
+    return no_experts(name)
 
 
 def _load(loader: str, name: str, options: dict[str, Any], *folder: Path) -> Base:

@@ -153,12 +153,17 @@ def dialled(base: Base, folder: Path, options: dict[str, Any]) -> Base:
     """
     if not (folder / EXPERTS_FOLDER).is_dir():
         if options:
-            raise WeightsError(
-                f'"{folder}" has no experts to dial',
-                fix="make some: `motionloom merge` with a decouple recipe and exports: [experts]",
-            )
+            raise no_experts(folder)
         return base
     return DialledBase(base, folder, **options)
+
+
+def no_experts(base: str | Path) -> WeightsError:
+    """What to say when a dial was given and the base has nothing to turn."""
+    return WeightsError(
+        f'"{base}" carries no experts, so there is nothing to dial',
+        fix="make some with `motionloom merge`, a decouple recipe and exports: [experts], and give that folder as --base",
+    )
 
 
 def _factor(name: str, value: Any) -> float:

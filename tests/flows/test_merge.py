@@ -178,4 +178,4 @@ def test_decoupled_experts_of_a_video_network(capsys: pytest.CaptureFixture[str]
     assert len({plain, *others}) == 5
     capsys.readouterr()
     assert main(["animate", "a.png", "--base", "more", "--control", "1"]) == 2
-    assert "has no experts to dial" in capsys.readouterr().err
+    assert "carries no experts" in capsys.readouterr().err

@@ -88,8 +88,10 @@ def test_one_merged_model_is_a_base(merged: Path) -> None:
 
 
 def test_refusals(merged: Path) -> None:
-    with pytest.raises(WeightsError, match="has no experts to dial"):
-        ml.load_base(merged / "full" / "degree", motion_degree=1.2)
+    for base in (merged / "full" / "degree", "tiny-dynamicrafter", "mini"):
+        with pytest.raises(WeightsError, match="carries no experts") as caught:
+            ml.load_base(base, motion_degree=1.2)
+        assert "motionloom merge" in caught.value.fix
     with pytest.raises(ConfigError, match="got motion-degree 'much', expected a number"):
         ml.load_base(merged / "experts", motion_degree="much")
 
@@ -102,5 +104,7 @@ def test_command(merged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--base", str(merged / "experts"), "--motion-degree", "1.5", "-o", "out"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["settings"]["base_facts"]["options"] == {"motion_degree": 1.5, "control": 1.0}
-    assert main([*words, "--base", "mini", "--motion-degree", "1.5", "-o", "other"]) == 2
+    for dial in ("--motion-degree", "--control"):
+        assert main([*words, "--base", "mini", dial, "1.5", "-o", "other"]) == 2
+        assert "carries no experts" in capsys.readouterr().err
     assert not Path("other").exists()
