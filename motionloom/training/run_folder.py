@@ -15,6 +15,7 @@ all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -39,7 +40,7 @@ from motionloom.durable import (
     write_manifest,
     write_text,
 )
-from motionloom.errors import MotionLoomError, NumericError, ResourceError, StateError
+from motionloom.errors import MotionLoomError, NumericError, ResourceError, StateError, UserError
 from motionloom.training.recipe import Recipe, differences, load_recipe
 from motionloom.weights import save_weights
 
@@ -60,7 +61,8 @@ class Checkpoint:
 
 
 class RunFolder:
-    """One run's folder, locked. Use as a context; see the top of the file for what it holds.
+    """One run's folder, locked. Use as a context; see the top of the file for what it holds. A run that is refused before
+    it began leaves nothing behind.
 
     Args:
         path: the folder; it is created when missing.
@@ -81,8 +83,11 @@ class RunFolder:
         self.final = path / "final"
         self.log_path = path / "log.jsonl"
         self._lock: _Lock | None = None
+        self._made: list[Path] = []  # by this run, innermost first
 
     def __enter__(self) -> RunFolder:
+        wanted = (self.checkpoints, *self.checkpoints.parents)
+        self._made = [folder for folder in wanted if not folder.exists()]
         make_folder(self.checkpoints)
         self._lock = _Lock(self.path / "run.lock")
         recovered = self._lock.take()
@@ -97,9 +102,23 @@ class RunFolder:
             raise
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._lock is not None:
-            self._lock.release()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._lock is None:
+            return
+        if isinstance(error, UserError) and self.path in self._made:
+            self._remove_if_bare()
+        self._lock.release()
+
+    def _remove_if_bare(self) -> None:
+        """Remove the folder, and those made for it, where it holds nothing that was trained, said or prepared."""
+        bare = {self.checkpoints, self.path / "recipe.yaml", self.path / "run.lock"}
+        if not set(self.path.rglob("*")) <= bare:
+            return
+        with contextlib.suppress(OSError):  # what stays does no harm
+            (self.path / "recipe.yaml").unlink()
+            (self.path / "run.lock").unlink()
+            for folder in self._made:
+                folder.rmdir()
 
     def _settle_recipe(self) -> None:
         """Write the resolved recipe, or check that it is the one this folder was started with."""

@@ -20,6 +20,8 @@ from PIL import Image
 
 from motionloom.cli import main
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+
 Prepare = Callable[[], list[str]]
 
 
@@ -65,6 +67,11 @@ def _mask(value: int, name: str = "mask.png") -> str:
     return name
 
 
+def _folder(name: str = "clips") -> str:
+    Path(name).mkdir()
+    return name
+
+
 CASES: dict[str, Prepare] = {
     "photo is missing": lambda: ["animate", "nowhere.jpg"],
     "photo is a folder": lambda: ["animate", "."],
@@ -101,6 +108,11 @@ CASES: dict[str, Prepare] = {
     "recipe has a misspelt key": lambda: [
         "train",
         _bytes("r.yaml", b"stpes: 3\nstage: {kind: mini-decoder}\n"),
+    ],
+    "no clip to learn from": lambda: [
+        "train",
+        str(RECIPES / "miva/animatediff.yaml"),
+        f"data.folder={_folder()}",
     ],
     "inspect a file of no kind": lambda: ["inspect", _bytes("x.safetensors", b"\x00" * 40)],
 }

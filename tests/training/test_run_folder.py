@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from motionloom.errors import NumericError, ResourceError, StateError
+from motionloom.errors import InputError, NumericError, ResourceError, StateError
 from motionloom.training import run_folder
 from motionloom.training.recipe import load_recipe
 from motionloom.training.run_folder import Checkpoint, RunFolder
@@ -213,3 +213,27 @@ def test_export_is_whole_or_absent(tmp_path: Path) -> None:
         assert not run.final.exists()
         run.export(lambda part: (part / "a").write_text("whole") and None)
         assert sorted(path.name for path in run.final.iterdir()) == ["MANIFEST.json", "a"]
+
+
+def test_a_run_refused_before_it_began_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError), folder(tmp_path / "runs" / "mine"):
+        raise InputError("no clip")
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs" / "other").mkdir(parents=True)
+    with pytest.raises(InputError), folder(tmp_path / "runs" / "mine"):
+        raise InputError("no clip")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["other"]
+
+
+def test_a_run_that_began_keeps_what_it_wrote(tmp_path: Path) -> None:
+    with pytest.raises(NumericError), folder(tmp_path / "said") as run:
+        run.log({"event": "diverged"})
+        raise NumericError("diverged")
+    assert (tmp_path / "said/log.jsonl").exists() and (tmp_path / "said/recipe.yaml").exists()
+    with pytest.raises(NumericError), folder(tmp_path / "saved") as run:
+        run.save(checkpoint(1))
+        raise NumericError("diverged")
+    assert names(run) == ["step-000001"]
+    with pytest.raises(RuntimeError), folder(tmp_path / "crashed"):
+        raise RuntimeError("a mistake of ours")
+    assert (tmp_path / "crashed/recipe.yaml").exists()
