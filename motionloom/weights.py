@@ -8,6 +8,7 @@ Files written here carry a sha256 over header and tensors in their metadata, so 
     save_weights(path, tensors, metadata)   dict of tensors -> file, durable, same bytes for same tensors
     load_weights(path)                      file -> (tensors, metadata)
     load_strictly(module, tensors, path)    tensors -> module, every key accounted for
+    load_pretrained(model_class, folder)    a published folder -> a module of transformers
     read_metadata(path), read_tensor_layout(path)   only the header is read
 """
 
@@ -181,6 +182,45 @@ def load_strictly(
             fix="use the weights made for this model, or convert them with `motionloom convert`",
         )
     module.load_state_dict(dict(tensors), strict=True)
+
+
+def load_pretrained(model_class: Any, folder: Path, **options: Any) -> nn.Module:
+    """A network of transformers in evaluation mode and float32, from a folder of safetensors, never from the network.
+
+    Args:
+        model_class: with `from_pretrained`, which takes the options.
+        folder: as published.
+
+    Raises:
+        WeightsError: files or keys are missing.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise WeightsError(
+            f'cannot load {model_class.__name__} from "{folder}": no .safetensors in it',
+            fix="download the folder with its model.safetensors",
+        )
+    try:
+        model, report = model_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError) as problem:
+        raise WeightsError(
+            f'cannot load {model_class.__name__} from "{folder}": {str(problem).splitlines()[0]}',
+            fix="download the folder again",
+        ) from problem
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise WeightsError(
+            f'"{folder}" is no {model_class.__name__}: {len(missing)} keys are missing ({", ".join(missing[:5])})',
+            fix="give the folder of the published weights",
+        )
+    module: nn.Module = model
+    return module.eval()
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

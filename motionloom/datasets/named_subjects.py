@@ -19,7 +19,7 @@ from torch import Tensor
 
 from motionloom.denoisers.pretrained import find_folder
 from motionloom.errors import ConfigError, InputError
-from motionloom.metrics.networks.folder import pretrained
+from motionloom.weights import load_pretrained
 
 DETECTOR = "IDEA-Research/grounding-dino-tiny"
 SEGMENTER = "facebook/sam-vit-base"
@@ -102,8 +102,8 @@ def load_named_subjects(
 
     where = find_folder(detector), find_folder(segmenter)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    finds = pretrained(GroundingDinoForObjectDetection, where[0]).to(device)
-    cuts = pretrained(SamModel, where[1]).to(device)
+    finds = load_pretrained(GroundingDinoForObjectDetection, where[0]).to(device)
+    cuts = load_pretrained(SamModel, where[1]).to(device)
     processors: Any = GroundingDinoProcessor, SamProcessor  # which have no types
     finds_processor = processors[0](
         GroundingDinoImageProcessorPil.from_pretrained(where[0], local_files_only=True),

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionloom.metrics.networks.folder import pretrained
-from motionloom.weights import load_strictly, load_weights
+from motionloom.weights import load_pretrained, load_strictly, load_weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -42,7 +41,7 @@ class CLIP(nn.Module):
 def load_clip(path: Path) -> CLIP:
     from transformers import CLIPModel
 
-    return CLIP(pretrained(CLIPModel, path), path)
+    return CLIP(load_pretrained(CLIPModel, path), path)
 
 
 class AestheticHead(nn.Linear):

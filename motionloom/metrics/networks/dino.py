@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionloom.metrics.networks.folder import pretrained
+from motionloom.weights import load_pretrained
 
 
 class DINO(nn.Module):
@@ -38,7 +38,7 @@ class DINO(nn.Module):
 def load_dino(path: Path) -> DINO:
     from transformers import ViTModel
 
-    vit = pretrained(ViTModel, path, add_pooling_layer=False)
+    vit = load_pretrained(ViTModel, path, add_pooling_layer=False)
     for module in vit.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-6  # DINO's; the hub's configuration says 1e-12

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from motionloom.metrics.networks.folder import pretrained
+from motionloom.weights import load_pretrained
 
 
 class VideoMAE(nn.Module):
@@ -27,4 +27,4 @@ class VideoMAE(nn.Module):
 def load_videomae(path: Path) -> VideoMAE:
     from transformers import VideoMAEModel
 
-    return VideoMAE(pretrained(VideoMAEModel, path))
+    return VideoMAE(load_pretrained(VideoMAEModel, path))
