@@ -56,6 +56,7 @@ class TextAdapter(nn.Module):
         motion: what it is called; its file's name once loaded.
         strength: x <- x + strength (W_cc [x ; C] + b_cc - x); 1 is the paper's, 0 the host alone. A mapping
             gives layers (by name in the host) their own, 1 where it says nothing.
+        facts: of its training, once loaded.
 
     Raises:
         WeightsError: no layers, or a width that the heads do not divide.
@@ -76,6 +77,7 @@ class TextAdapter(nn.Module):
                 fix="the text adapter needs a network with temporal attention apart from spatial attention",
             )
         self.motion = ""
+        self.facts: dict[str, Any] = {}
         self.layers = dict(layers)
         self.strength: float | Mapping[str, float] = 1.0
         self.queries = nn.Parameter(torch.randn(num_queries, width))
@@ -157,6 +159,12 @@ class TextAdapter(nn.Module):
                 f"{what} was made for {_summary(self.layers)}, the network has {_summary(found)}",
                 fix="use it with the base it was trained on",
             )
+        width = int(_network(host).config["cross_attention_dim"])
+        if width != self.queries.shape[1]:
+            raise WeightsError(
+                f"{what} reads text of width {self.queries.shape[1]}, the network's is {width} wide",
+                fix="use it with the base it was trained on",
+            )
 
     def _inject(self, name: str, x: Tensor) -> Tensor:
         """x (B h w, F, d) <- W_cc [x ; C] + b_cc, where W_cc [x ; C] = W_x x + W_C C and W_C C is one for all places."""
@@ -210,6 +218,7 @@ class TextAdapter(nn.Module):
             config = json.loads(facts["motionloom.config"])
             layers = json.loads(facts["motionloom.base"])["layers"]
             adapter = cls(layers, int(config["width"]), int(config["num_queries"]))
+            adapter.facts = dict(json.loads(facts["motionloom.train"]))
         except (KeyError, TypeError, ValueError) as problem:
             raise WeightsError(
                 f'"{path}" does not describe itself ({type(problem).__name__}: {problem})',

@@ -9,6 +9,7 @@ With masks, frames of all modalities lie on the frame axis: [video ; S^1 ; ... ;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -64,7 +65,7 @@ def mount_unet(network: Any, context: MotionContext, group_norm: str, temporal: 
     )
     watch_time_embedding(network.time_embedding, context, undo)
     _hook_motion_modules(network, context, undo)
-    _hook_group_norms(network, context, group_norm, undo)
+    hook_group_norms(network, group_norm, lambda: context.call.frames, undo)
     keep_calls_when_checkpointing(network, context, undo)
     return hooked
 
@@ -274,18 +275,18 @@ def motion_modules(network: Any) -> list[Any]:
     return [module for module in network.modules() if isinstance(module, AnimateDiffTransformer3D)]
 
 
-def _hook_group_norms(network: Any, context: MotionContext, mode: str, undo: ExitStack) -> None:
-    """Statistics of GroupNorms: see `mounted`."""
+def hook_group_norms(network: Any, mode: str, frames: Callable[[], int], undo: ExitStack) -> None:
+    """Statistics of GroupNorms: see `mounted`. `frames` tells the number of frames of the call that runs."""
     if mode == "diffusers":
         return
 
     def per_frame(forward: Any, x: Tensor) -> Tensor:  # (B, C, F, h, w)
-        frames = x.transpose(1, 2)
-        normed: Tensor = forward(frames.flatten(0, 1))
-        return torch.unflatten(normed, 0, frames.shape[:2]).transpose(1, 2)
+        pictures = x.transpose(1, 2)
+        normed: Tensor = forward(pictures.flatten(0, 1))
+        return torch.unflatten(normed, 0, pictures.shape[:2]).transpose(1, 2)
 
     def over_frames(forward: Any, x: Tensor) -> Tensor:  # (B M F, C, h, w)
-        clips = torch.unflatten(x, 0, (-1, context.call.frames)).transpose(1, 2)
+        clips = torch.unflatten(x, 0, (-1, frames())).transpose(1, 2)
         normed: Tensor = forward(clips)
         return normed.transpose(1, 2).flatten(0, 1)
 

@@ -1,4 +1,8 @@
-"""Text for networks that read CLIP's tokens: the last but one layer of OpenCLIP's text encoder, then its last norm."""
+"""Text for networks that read CLIP's tokens: some layer of a text encoder, then its last norm.
+
+OpenCLIP's users (DynamiCrafter) read the last but one layer of texts padded with zeros; Stable Diffusion 1.5 reads the last
+layer of texts padded with the end token.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +34,16 @@ class ClipWords:
     Args:
         folder: holds vocab.json and merges.txt; None reads the empty text alone, which needs no vocabulary.
         fetch: the command that downloads it.
+        ends_pad: fill up with the end token, CLIP's own habit, instead of OpenCLIP's zero.
     """
 
-    def __init__(self, folder: Path | None, fetch: str = "") -> None:
-        self.folder, self.fetch = folder, fetch
+    def __init__(self, folder: Path | None, fetch: str = "", ends_pad: bool = False) -> None:
+        self.folder, self.fetch, self.ends_pad = folder, fetch, ends_pad
         self._tokenizer: Any = None
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """See `Tokenizer`. Raises WeightsError for words without a vocabulary."""
-        return _padded([self._numbers(text) for text in texts], CLIP_VOCABULARY)
+        return _padded([self._numbers(text) for text in texts], CLIP_VOCABULARY, self.ends_pad)
 
     def _numbers(self, text: str) -> list[int]:
         if not text:
@@ -59,10 +64,10 @@ class ClipWords:
 
 
 class HashedWords:
-    """A vocabulary for random networks: each word's number is its checksum."""
+    """A vocabulary for random networks: each word's number is its checksum. `ends_pad`: see `ClipWords`."""
 
-    def __init__(self, vocabulary: int) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, vocabulary: int, ends_pad: bool = False) -> None:
+        self.vocabulary, self.ends_pad = vocabulary, ends_pad
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """See `Tokenizer`."""
@@ -72,6 +77,7 @@ class HashedWords:
                 for text in texts
             ],
             self.vocabulary,
+            self.ends_pad,
         )
 
 
@@ -81,10 +87,11 @@ class TextTokens:
     Args:
         encoder: transformers `CLIPTextModel`.
         tokenizer: texts => numbers.
+        skipped: layers left out at the end: 1 in OpenCLIP's use, 0 in Stable Diffusion 1.5's.
     """
 
-    def __init__(self, encoder: Any, tokenizer: Tokenizer) -> None:
-        self.encoder, self.tokenizer = encoder, tokenizer
+    def __init__(self, encoder: Any, tokenizer: Tokenizer, skipped: int = 1) -> None:
+        self.encoder, self.tokenizer, self.skipped = encoder, tokenizer, skipped
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """(B, 77, width), float32, on the encoder's device."""
@@ -95,13 +102,13 @@ class TextTokens:
         """Token numbers (B, 77) => (B, 77, width), float32, on the encoder's device."""
         parameter = next(self.encoder.parameters())
         states = self.encoder(input_ids=numbers.to(parameter.device), output_hidden_states=True).hidden_states
-        tokens: Tensor = self.encoder.final_layer_norm(states[-2])
+        tokens: Tensor = self.encoder.final_layer_norm(states[-1 - self.skipped])
         return tokens.float()
 
 
-def _padded(texts: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
+def _padded(texts: Sequence[Sequence[int]], vocabulary: int, ends_pad: bool) -> Tensor:
     """Start, words, end, padding: (B, 77)."""
-    numbers = torch.full((len(texts), NUM_TOKENS), PADDING)
+    numbers = torch.full((len(texts), NUM_TOKENS), vocabulary - 1 if ends_pad else PADDING)
     for row, words in zip(numbers, texts, strict=True):
         line = [vocabulary - 2, *words[: NUM_TOKENS - 2], vocabulary - 1]
         row[: len(line)] = torch.tensor(line)

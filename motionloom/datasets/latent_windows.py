@@ -69,12 +69,14 @@ def encode_windows(
     clips: TrainingDataset,
     identity: CacheIdentity,
     on_sample: Callable[[int, int], None] = lambda done, total: None,
+    also: Callable[[list[Sample]], dict[str, Tensor]] = lambda samples: {},
 ) -> LatentCache:
     """Encode every window of every clip into a folder of `root` named after the identity, unless it is there already.
 
     Args:
         codec: on the device it shall work on; clips are encoded one at a time.
         clips: samples with "frames" (3, T, H, W), and "masks" (1, T, H, W) 0..1 or none.
+        also: samples => further tensors (B, ...) to keep, by name.
 
     Raises:
         ResourceError: the folder cannot be written.
@@ -102,7 +104,7 @@ def encode_windows(
         identity,
         batch_size=1,
         device=device,
-        also=encoded_masks,
+        also=lambda samples: encoded_masks(samples) | also(samples),
         on_sample=on_sample,
     )
 

@@ -1,22 +1,38 @@
 """The bases `animatediff-v3` and `tiny-animatediff`: Stable Diffusion 1.5 with motion module v3.
 
-Weights come from the hub's cache, from a folder of a diffusers pipeline, or from the two official files.
+Photos move by MIVA adapters, or by a prompt, alone or through a stage-1 text adapter (`animatediff_text.py`). Weights come
+from the hub's cache, from a folder of a diffusers pipeline, or from the two official files.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from motionloom.codecs.image_autoencoder import ImageAutoencoder
 from motionloom.conditions.asked import Asked
-from motionloom.denoisers.base import Request
+from motionloom.conditions.clip_text import TextTokens
+from motionloom.denoisers.animatediff_text import (
+    TextCondition,
+    TextReadingNetwork,
+    check_text,
+    mounted_as_asked,
+    moves_by_text,
+    random_text,
+    text_of_checkpoint,
+    text_of_folder,
+    text_of_repository,
+    with_group_norms,
+)
+from motionloom.denoisers.base import Denoiser, Request
 from motionloom.denoisers.hub import FETCH_MOTION, FETCH_SPATIAL, MOTION_REPOSITORY, SPATIAL_REPOSITORY
 from motionloom.denoisers.miva import MivaBase, MivaOptions
 from motionloom.denoisers.official_files import fill, read_part
@@ -33,6 +49,7 @@ from motionloom.denoisers.pretrained import (
 )
 from motionloom.denoisers.text_free import TextFreeNetwork
 from motionloom.errors import ConfigError, WeightsError
+from motionloom.sampling.rescaled_guidance import RescaledGuidance
 from motionloom.sampling.schedules import ddim, stable_diffusion
 from motionloom.weights import load_strictly
 
@@ -63,10 +80,12 @@ class AnimateDiffOptions(MivaOptions):
             as released.
         beta_schedule: "scaled_linear", Stable Diffusion's and as released, or "linear", AnimateDiff's own and
             the paper's.
+        guidance: scale of classifier-free guidance by the text; MIVA adapters have none.
     """
 
     group_norm: Literal["per_frame", "joint"] = "per_frame"
     beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
+    guidance: float = Field(default=7.5, ge=1)
 
 
 CONVENTIONS: dict[str, dict[str, str]] = {
@@ -77,10 +96,19 @@ CONVENTIONS: dict[str, dict[str, str]] = {
 
 
 class AnimateDiffBase(MivaBase):
-    """MIVA on AnimateDiff: 16 frames at 8 fps, 512 x 320 px, DDIM in 50 steps without guidance."""
+    """AnimateDiff: 16 frames at 8 fps, 512 x 320 px, DDIM in 50 steps, under MIVA adapters without guidance."""
 
     num_frames, fps = 16, 8.0
+    reads_text: ClassVar[bool] = True
     options: AnimateDiffOptions
+    text_source: Callable[[], TextTokens]
+
+    @cached_property
+    def text(self) -> TextTokens:
+        """What reads prompts, in float32 beside the network; loaded for the first one."""
+        text = self.text_source()
+        text.encoder.to(self.denoiser.network.device)
+        return text
 
     @property
     def group_norm(self) -> Literal["per_frame", "joint"]:  # type: ignore[override]
@@ -96,6 +124,37 @@ class AnimateDiffBase(MivaBase):
                 f"got {request.num_frames} frames, {self.name} knows the positions of {longest}",
                 fix=f"ask for {longest} frames or fewer; {self.num_frames} is what it was trained with",
             )
+
+    def check_motions(self, request: Request) -> None:
+        """See `MivaBase`; a prompt alone or a text adapter will do too."""
+        if moves_by_text(request):
+            check_text(self, request)
+            return
+        if request.prompt:
+            raise ConfigError(
+                f'{self.name} under MIVA adapters reads no text, got the prompt "{request.prompt}"',
+                fix="leave out the prompt, or the adapters",
+            )
+        super().check_motions(request)
+
+    def condition(
+        self, request: Request, first_latent: Tensor | None, generator: torch.Generator
+    ) -> TextCondition | None:
+        """See `Base`."""
+        if not moves_by_text(request):
+            return None
+        return TextCondition(*self.text([request.prompt or "", ""]).tensor_split(2))
+
+    @contextmanager
+    def adapted(self, request: Request) -> Iterator[Denoiser]:
+        """See `Base`: MIVA's adapters, or the network told the text, under guidance."""
+        network = self.denoiser.network
+        if moves_by_text(request):
+            with with_group_norms(network, self.group_norm), mounted_as_asked(network, request):
+                yield RescaledGuidance(TextReadingNetwork(network), self.options.guidance, rescale=0.0)
+        else:
+            with super().adapted(request) as denoiser:
+                yield denoiser
 
     def notes(self, request: Request) -> list[str]:
         """See `Base`: an adapter wants the GroupNorm and the noise it was trained with."""
@@ -138,7 +197,7 @@ def load_animatediff(
     dtype: str | None = None,
     **options: Any,
 ) -> AnimateDiffBase:
-    """The base, from wherever its weights are. No text encoder is ever loaded.
+    """The base, from wherever its weights are. The text encoder is loaded when a prompt is given.
 
     Args:
         folder: of a diffusers pipeline (unet, vae and motion_adapter), or its hub id; None takes the two official
@@ -167,22 +226,30 @@ def load_animatediff(
                 "got one of motion_module and checkpoint, expected both",
                 fix="give v3_sd15_mm.ckpt and a Stable Diffusion 1.5 checkpoint",
             )
+        text: Callable[[], TextTokens] = partial(text_of_checkpoint, checkpoint)
         network, autoencoder = load_official(motion_module, checkpoint)
         network, autoencoder = to_precision(network, precision), to_precision(autoencoder, precision)
     else:
         network, autoencoder = _load_folders(folder, revision, precision)
-    return _base(name, network.to(place), autoencoder.to(place), chosen, given)
+        text = text_of_repository
+        if folder is not None:
+            text = partial(text_of_folder, find_folder(folder, revision=revision))
+    return _base(name, network.to(place), autoencoder.to(place), text, chosen, given)
 
 
 def load_tiny(seed: int | str = 0, **options: Any) -> AnimateDiffBase:
     """Random weights of the same layout, made on the spot from a seed: for tests and dry runs."""
     from diffusers import AutoencoderKL, UNetMotionModel
 
-    chosen = chosen_options(options, "tiny-animatediff")
+    rest = dict(options)
+    place, precision = device_and_dtype(rest.pop("device", "cpu"), rest.pop("dtype", None), HALF)
+    chosen = chosen_options(rest, "tiny-animatediff")
     models = (UNetMotionModel, TINY_NETWORK), (AutoencoderKL, TINY_VAE)
-    network, autoencoder = with_random_values(int(seed), *models)
-    given = {"seed": int(seed)}
-    return _base("tiny-animatediff", network, autoencoder, chosen, given, native_size_px=(64, 64))
+    network, autoencoder = (
+        to_precision(model, precision).to(place) for model in with_random_values(int(seed), *models)
+    )
+    given, text = {"seed": int(seed)}, partial(random_text, int(seed))
+    return _base("tiny-animatediff", network, autoencoder, text, chosen, given, native_size_px=(64, 64))
 
 
 TINY_NETWORK: Mapping[str, Any] = {
@@ -229,6 +296,7 @@ def _base(
     name: str,
     network: Any,
     autoencoder: Any,
+    text: Callable[[], TextTokens],
     options: AnimateDiffOptions,
     given: Mapping[str, Any],
     native_size_px: tuple[int, int] = NATIVE_SIZE_PX,
@@ -236,7 +304,9 @@ def _base(
     denoiser = TextFreeNetwork(network, "epsilon", int(network.config.cross_attention_dim), True)
     codec = ImageAutoencoder(autoencoder)
     multiple = codec.factor * int(2 ** (len(network.config.block_out_channels) - 1))  # 8 x 8 = 64
-    return AnimateDiffBase(name, denoiser, codec, (native_size_px, multiple), options, given)
+    base = AnimateDiffBase(name, denoiser, codec, (native_size_px, multiple), options, given)
+    base.text_source = text
+    return base
 
 
 def _load_folders(

@@ -7,6 +7,13 @@ _WEIGHTS = "diffusion_pytorch_model.safetensors"
 SPATIAL_REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SPATIAL_FILES = tuple(f"{part}/{file}" for part in ("unet", "vae") for file in ("config.json", _WEIGHTS))
 FETCH_SPATIAL = f"hf download {SPATIAL_REPOSITORY} {' '.join(SPATIAL_FILES)}"
+TEXT_FILES = (
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+)  # of the same repository; only prompts need them
+FETCH_TEXT = f"hf download {SPATIAL_REPOSITORY} {' '.join(TEXT_FILES)}"
 
 MOTION_REPOSITORY = "guoyww/animatediff-motion-adapter-v1-5-3"
 MOTION_FILES = ("config.json", _WEIGHTS)

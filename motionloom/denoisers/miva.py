@@ -94,7 +94,14 @@ class MivaBase(Base):
         """A fresh diffusers scheduler."""
 
     def check(self, request: Request) -> None:
-        """See `Base`: there is a motion, each comes as an adapter, and nothing is asked that only `mini` can."""
+        """See `Base`: the motions can be made, and nothing is asked that only `mini` can."""
+        self.check_motions(request)
+        for option, wanted in (("loop", request.loop), ("overscan", request.overscan)):
+            if wanted:
+                raise ConfigError(f'{self.name} has no "{option}"', fix="leave it out, or take --base mini")
+
+    def check_motions(self, request: Request) -> None:
+        """Raises ConfigError unless there is a motion and each comes as an adapter."""
         if not request.motions:
             raise ConfigError(
                 f"{self.name} moves a photo through adapters alone, and no motion was given",
@@ -111,9 +118,6 @@ class MivaBase(Base):
                     f'"{one.name}" is a masked adapter, and its subject\'s mask was not given',
                     fix="give --mask FILE, white where its subject is in the photo",
                 )
-        for option, wanted in (("loop", request.loop), ("overscan", request.overscan)):
-            if wanted:
-                raise ConfigError(f'{self.name} has no "{option}"', fix="leave it out, or take --base mini")
 
     def encode(self, request: Request, generator: torch.Generator) -> Tensor:
         """See `Base`: (1, C, 1, h, w)."""
