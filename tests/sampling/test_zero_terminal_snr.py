@@ -7,7 +7,23 @@ import torch
 
 from motionloom.errors import ConfigError
 from motionloom.sampling.rescaled_guidance import rescaled
-from motionloom.sampling.zero_terminal_snr import ZeroTerminalSNRDDIM, dynamic_scale
+from motionloom.sampling.zero_terminal_snr import (
+    BETA_END,
+    BETA_START,
+    ZeroTerminalSNRDDIM,
+    dynamic_scale,
+    zero_terminal_snr_alphas,
+)
+
+
+def test_the_shift_moves_the_last_signal_level_to_zero_and_leaves_the_first() -> None:
+    """sqrt(abar) is shifted and scaled (arXiv 2305.08891, Algorithm 1): 0 at the end, as it was at 0."""
+    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, 1000, dtype=torch.float64).square()
+    plain, shifted = (1 - betas).cumprod(0).sqrt(), zero_terminal_snr_alphas().sqrt()
+    assert shifted[-1] == 0
+    assert float(shifted[0]) == pytest.approx((1 - BETA_START) ** 0.5, abs=1e-15)
+    slope = shifted.diff() / plain.diff()
+    assert torch.allclose(slope, slope[:1].expand_as(slope), rtol=1e-9)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])

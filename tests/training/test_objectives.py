@@ -130,6 +130,16 @@ def test_target_kl_finds_its_target() -> None:
     assert "error_sum" in controller.state_dict()
 
 
+def test_target_kl_costs_what_its_beta_does() -> None:
+    """The term is beta KL for the beta it says, and going down it goes towards the prior, N(0, I)."""
+    mean = torch.full((2, 3, 4, 4), 0.7, requires_grad=True)
+    posterior = Gaussian(mean, torch.full((2, 3, 4, 4), 0.2))
+    term, numbers = TargetKL(1.0)(posterior, 100)
+    torch.testing.assert_close(term, BetaKL(numbers["beta"])(posterior, 100)[0])
+    (slope,) = torch.autograd.grad(term, mean)
+    assert bool(term > 0) and bool((slope > 0).all())
+
+
 def test_adaptive_weight_is_the_ratio_of_gradients() -> None:
     weight = nn.Parameter(torch.tensor([3.0, 4.0]))
     rec, gan = 2 * weight.sum(), 0.5 * weight.sum()
