@@ -96,6 +96,23 @@ def test_start_is_the_clean_photo_and_noise_that_knows_it(name: str) -> None:
     assert 0.8 < float(start[:, :, 1:].std()) < 1.2
 
 
+@pytest.mark.parametrize("adain", [True, False])
+@pytest.mark.parametrize("name", TINY)
+def test_what_is_decoded_has_the_statistics_of_the_photo(
+    name: str, adain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last step, and only if asked for: mean and standard deviation of every frame and channel are frame 0's."""
+    base = ml.load_base(name, adain=adain)
+    decoded: list[Tensor] = []
+    monkeypatch.setattr(base.codec, "decode", lambda latents, *_: decoded.append(latents))
+    latents = torch.randn(1, 4, 3, 8, 8) * torch.tensor([1.0, 2.0, 0.5])[:, None, None] + 0.3
+    base.decode(latents, request_for(base))
+    std, mean = torch.std_mean(decoded[0], dim=(-2, -1))
+    assert torch.equal(decoded[0][:, :, 0], latents[:, :, 0])
+    assert torch.allclose(std, std[:, :, :1].expand_as(std), atol=1e-4) is adain
+    assert torch.allclose(mean, mean[:, :, :1].expand_as(mean), atol=1e-4) is adain
+
+
 def test_levels_of_the_start() -> None:
     base = ml.load_base("tiny-animatediff")
     signal, noise = base.levels(request_for(base))
