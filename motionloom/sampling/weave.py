@@ -5,8 +5,8 @@ each motion alone and adds the differences, for motions that never occurred toge
 
     v = v_0 + sum_k w_k m_k (v_k - v_0)
 
-with m_k the motion's region on the latent grid and v_0 the answer to stillness. It costs one call more than there are
-motions.
+with m_k the motion's region on the latent grid, v_0 the answer to stillness, and w_k its weight or, where the latent is
+scaled afterwards (`MiniBase.as_asked`), 1. It costs one call more than there are motions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from motionloom.conditions.motion_map import Heading, Part, motion_map
 from motionloom.conditions.words import WORDS, find
 from motionloom.denoisers.base import PredictionType
 from motionloom.denoisers.map_generator import MapGenerator, Told
+from motionloom.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,22 @@ class MapWeave:
 
 @dataclass(frozen=True)
 class GuidanceWeave:
-    """The sum at the top of the file; each motion is asked for at its usual strength, everywhere."""
+    """The sum at the top of the file; each motion is asked for at its usual strength, everywhere, with its own heading.
+
+    Raises:
+        ConfigError: an adapter among them; mounted, it acts in every call.
+    """
 
     generator: MapGenerator
     asked: Sequence[Asked]
+
+    def __post_init__(self) -> None:
+        for one in self.asked:
+            if one.adapter is not None:
+                raise ConfigError(
+                    f'a sum of guidances knows words alone, got the adapter "{one.name}"',
+                    fix="use `MapWeave`",
+                )
 
     @property
     def prediction_type(self) -> PredictionType:
@@ -62,12 +75,9 @@ class GuidanceWeave:
         still = self.generator(latents, timestep, condition.with_map(_map([], progress, latents, condition)))
         total: Tensor = still
         for one in self.asked:
-            alone = self.generator(
-                latents,
-                timestep,
-                condition.with_map(_map([Asked(one.name)], progress, latents, condition)),
-            )
-            total = total + one.weight_at(progress) * one.region_over(h, w) * (alone - still)
+            usual = _map([replace(one, weight=1.0, region=None)], progress, latents, condition)
+            alone = self.generator(latents, timestep, condition.with_map(usual))
+            total = total + _amplitude(one, progress) * one.region_over(h, w) * (alone - still)
         return total
 
 

@@ -17,8 +17,9 @@ from motionloom.conditions.words import INDEX
 from motionloom.denoisers.base import Request
 from motionloom.denoisers.map_generator import HEADINGS, PHOTO_CELL, MapGenerator, MapGeneratorConfig
 from motionloom.denoisers.mini import MiniBase
+from motionloom.errors import ConfigError
 from motionloom.motion.speeds import LEVELS, quantiles, way
-from motionloom.sampling.weave import MapWeave
+from motionloom.sampling.weave import GuidanceWeave, MapWeave
 
 LEFT = np.zeros((4, 6), np.float32)
 LEFT[:, :3] = 1
@@ -166,3 +167,52 @@ def test_the_map_tells_the_direction_asked_for_and_else_the_one_drawn(base: Mini
         inside[COHERENCE], torch.tensor([drawn.coherence, 1.0])[:, None, None].expand(2, 4, 3)
     )
     assert not outside[DIRECTION].any() and not outside[COHERENCE].any()
+
+
+# --- a sum of guidances -----------------------------------------------------------------------------------------
+
+
+def velocities(base: MiniBase, weave: type, *asked: Asked) -> Tensor:
+    """One call, of a generator whose answer depends on what it is told."""
+    generator = torch.Generator().manual_seed(0)
+    photo = torch.rand(1, 3, 4 * PHOTO_CELL, 6 * PHOTO_CELL, generator=generator)
+    with torch.no_grad():
+        for parameter in base.denoiser.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1, generator=generator)
+        told = base.denoiser.tell(photo, 4, 6, generator=torch.Generator().manual_seed(2))
+        velocity: Tensor = weave(base.denoiser, asked)(latents_of(base), torch.tensor([600.0]), told)
+    return velocity
+
+
+def test_the_guidance_of_one_motion_is_that_motion(base: MiniBase) -> None:
+    """v_0 + (v_1 - v_0) = v_1, whichever way it goes."""
+    with_headings(base)
+    for heading in ("", "left", "up"):
+        one, two = (velocities(base, w, Asked("clouds", heading=heading)) for w in (MapWeave, GuidanceWeave))
+        assert torch.allclose(one, two, atol=1e-5)
+    assert not torch.allclose(two, velocities(base, GuidanceWeave, Asked("clouds")), atol=1e-3)
+
+
+def test_guidances_add_up_in_their_regions(base: MiniBase) -> None:
+    still = velocities(base, MapWeave)
+    whole = velocities(base, GuidanceWeave, Asked("pan-left"))
+    half = velocities(base, GuidanceWeave, Asked("pan-left", 0.5, LEFT))
+    assert torch.allclose(half, still + 0.5 * torch.from_numpy(LEFT) * (whole - still), atol=1e-5)
+    twice = velocities(base, GuidanceWeave, Asked("pan-left", 0.5), Asked("pan-left", 0.5))
+    assert torch.allclose(twice, whole, atol=1e-5) and not torch.allclose(whole, still, atol=1e-3)
+
+
+def test_guidance_leaves_the_strength_of_a_local_motion_to_its_latent(base: MiniBase) -> None:
+    """It is scaled there, once: the velocity is that of the usual strength, as it is for the map."""
+    for weave in (MapWeave, GuidanceWeave):
+        usual, half = (velocities(base, weave, Asked("clouds", weight)) for weight in (1.0, 0.5))
+        assert torch.equal(usual, half)
+    still = velocities(base, MapWeave)
+    late = velocities(base, GuidanceWeave, Asked("clouds", (1.0, 0.0)))  # 0.4 of the way, weight 0.6
+    assert torch.allclose(late, still + 0.6 * (usual - still), atol=1e-5)
+
+
+def test_guidance_knows_words_alone(base: MiniBase) -> None:
+    with pytest.raises(ConfigError, match="got the adapter"):
+        GuidanceWeave(base.denoiser, (Asked("mine", adapter=object()),))  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import motionloom as ml
@@ -128,24 +127,6 @@ def test_motions_and_bases_are_listed(capsys: pytest.CaptureFixture[str]) -> Non
     assert sum(word.learned for word in WORDS) >= 4
     assert main(["bases"]) == 0
     assert "mini" in capsys.readouterr().out
-
-
-def test_guidance_weave_of_one_motion_is_that_motion(base: MiniBase) -> None:
-    """v_0 + 1 (v_1 - v_0) = v_1: the sum of one is the map of one."""
-    from motionloom.conditions.asked import Asked
-    from motionloom.sampling.weave import GuidanceWeave, MapWeave
-
-    told = base.denoiser.tell(torch.rand(1, 3, 64, 64), 8, 8)
-    latents, time = torch.randn(1, base.codec.motion.channels, 8, 8), torch.tensor([600.0])
-    with torch.no_grad():
-        one, two = (
-            weave(base.denoiser, (Asked("clouds"),))(latents, time, told)
-            for weave in (MapWeave, GuidanceWeave)
-        )
-        twice = GuidanceWeave(base.denoiser, (Asked("clouds", 0.5), Asked("clouds", 0.5)))(
-            latents, time, told
-        )
-    assert torch.allclose(one, two, atol=1e-5) and torch.allclose(one, twice, atol=1e-5)
 
 
 def test_making_the_motion_does_not_depend_on_the_number_of_frames(base: MiniBase, photo: Path) -> None:
