@@ -7,8 +7,9 @@
         host(latents, timestep, encoder_hidden_states=None).sample
 
 What an adapter is made of, one file a part: cross_frame_attention, adaptive_weighting, text_free_attention, low_rank,
-attention_bias. Where the parts sit: layout. What they know of the running call: context. How they are put beside the layers
-of a U-Net and of a DiT: unet, dit. How much, when and where each acts: motion_weight.
+attention_bias; in the small model map_parts. Where the parts sit: layout. What they know of the running call: context. How
+they are put beside the layers of a U-Net, a DiT and a map generator: unet, dit, map_generator. How much, when and where
+each acts: motion_weight.
 """
 
 from motionloom.adapters.adapter import Adapter, new_adapter

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from motionloom.adapters.cross_frame_attention import CrossFrameAttention
 from motionloom.adapters.layout import Layout, layout_of, network_of
 from motionloom.adapters.low_rank import TemporalSelfAttention
+from motionloom.adapters.map_parts import AttentionParts, ConvolutionParts, MapParts, map_parts
 from motionloom.adapters.settings import AdapterSettings, preset_settings
 from motionloom.adapters.text_free_attention import TextFreeCrossAttention
 
@@ -56,7 +57,12 @@ class Adapter(nn.Module):
         motion: what it moves, in words; "" when unknown.
         base: name of the base it was trained on; "" when unknown.
         facts: how it was trained: clips, fps, frames, size, steps, seed, ... (JSON values).
+        headings, speeds: of a map generator's adapter, (32, 3) and (2, 33): what `MapGenerator` keeps of each word learned
+            from clips; coherence -1 and speeds 0 say nothing.
     """
+
+    headings: Tensor
+    speeds: Tensor
 
     def __init__(
         self,
@@ -69,6 +75,15 @@ class Adapter(nn.Module):
         super().__init__()
         self.layout, self.settings = layout, settings
         self.motion, self.base, self.facts = motion, base, dict(facts or {})
+        if layout.family == "map":
+            from motionloom.denoisers.map_generator import HEADINGS
+            from motionloom.motion.speeds import LEVELS
+
+            self.register_buffer("headings", torch.empty(HEADINGS, 3))
+            self.register_buffer("speeds", torch.empty(2, LEVELS))
+            for path, part in map_parts(layout, settings):
+                _plant(self, f"{path}.miva", part)
+            return
         if settings.cross_frame is not None or settings.text_free is not None:
             for slot in layout.spatial:
                 _plant(self, f"{slot.path}.miva", SpatialParts(slot.channels, layout, settings))
@@ -97,6 +112,12 @@ class Adapter(nn.Module):
             if isinstance(part, TemporalSelfAttention):
                 yield name, part
 
+    def map_parts(self) -> Iterator[tuple[str, MapParts]]:
+        """(path of the layer in a map generator, what lies beside it)."""
+        for name, part in self.named_modules():
+            if isinstance(part, AttentionParts | ConvolutionParts):
+                yield name.removesuffix(".miva"), part
+
     @torch.no_grad()
     def reset(self, host: Any, seed: int) -> None:
         """Start values, the same for the same seed: with them the host acts as without its text cross-attention."""
@@ -106,6 +127,11 @@ class Adapter(nn.Module):
             parts.reset(generator, network.get_submodule(f"{path}.attn1"))
         for _, low_rank in self.temporal():
             low_rank.reset(generator)
+        for _, part in self.map_parts():
+            part.reset(generator)
+        if self.layout.family == "map":
+            self.headings.fill_(-1)
+            self.speeds.zero_()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-describing .safetensors, and its card beside it. See `adapter_file.save_adapter`."""
@@ -130,8 +156,8 @@ def new_adapter(
     """A fresh adapter for a host.
 
     Args:
-        host: UNetMotionModel or WanTransformer3DModel of any size, or a denoiser that wraps one. On the meta device the
-            adapter is there too: shapes without values, for counting.
+        host: UNetMotionModel, WanTransformer3DModel or MapGenerator of any size, or a denoiser that wraps one. On the meta
+            device the adapter is there too: shapes without values, for counting.
         preset: "default", "released" or "paper"; see settings.py.
         masked: with the parts of M-MIVA.
         seed: of the random start values.
@@ -139,8 +165,8 @@ def new_adapter(
         settings: instead of a preset.
 
     Returns:
-        an Adapter in float32 on the host's device, all of it trainable. Mounted, it is bit for bit the host without its
-        text cross-attention.
+        an Adapter in float32 on the host's device, all of it trainable. Mounted, it is bit for bit the host, without its
+        text cross-attention if it has one.
 
     Raises:
         ConfigError: the host cannot carry adapters, or there is no such preset.

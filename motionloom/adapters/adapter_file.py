@@ -116,6 +116,7 @@ def card(adapter: Adapter, name: str) -> str:
         ("cross-frame attention", adapter.settings.cross_frame),
         ("text-free cross-attention", adapter.settings.text_free),
         ("temporal low rank", adapter.settings.temporal),
+        ("spatial low rank", adapter.settings.spatial),
         ("masks", adapter.settings.masks),
     ]
     title = adapter.motion or "motion adapter"

@@ -1,7 +1,7 @@
 """Where an adapter's parts sit: the places ("slots") a host offers, found by walking it once.
 
-layout_of(host)    UNetMotionModel or WanTransformer3DModel of any size => Layout
-network_of(host)   the diffusers model inside a denoiser, a PEFT wrapper or a compiled module
+layout_of(host)    UNetMotionModel, WanTransformer3DModel or MapGenerator of any size => Layout
+network_of(host)   the network inside a denoiser, a PEFT wrapper or a compiled module
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from motionloom.adapters.settings import Family, Part
 from motionloom.errors import ConfigError, WeightsError
 
 LARGEST_WIDTH = 65536
+FAMILIES: dict[str, Family] = {
+    "UNetMotionModel": "unet",
+    "WanTransformer3DModel": "dit",
+    "MapGenerator": "map",
+}
 
 
 class Slot(Part):
-    """One attention block. `path` is its diffusers module path."""
+    """One attention block, or one convolution of a map generator (`heads` 1). `path` is its module path."""
 
     path: str = Field(max_length=300)
     channels: int = Field(ge=1, le=LARGEST_WIDTH)
@@ -31,14 +36,14 @@ class Layout(Part):
     """The shape of a host, as far as adapters depend on it.
 
     Attributes:
-        host: class name of the diffusers model.
+        host: class name of the network.
         time_channels: E, width of the time embedding.
         query_bias: whether the host's query projections have a bias.
-        spatial: blocks with self- and cross-attention.
-        temporal: temporal self-attentions of the motion modules (none in a DiT).
+        spatial: blocks with self- and cross-attention; of a map generator, spatial attentions and convolutions.
+        temporal: temporal self-attentions of the motion modules (in a U-Net alone).
     """
 
-    host: Literal["UNetMotionModel", "WanTransformer3DModel"]
+    host: Literal["UNetMotionModel", "WanTransformer3DModel", "MapGenerator"]
     time_channels: int = Field(ge=1, le=LARGEST_WIDTH)
     query_bias: bool
     spatial: tuple[Slot, ...]
@@ -46,7 +51,7 @@ class Layout(Part):
 
     @property
     def family(self) -> Family:
-        return "unet" if self.host == "UNetMotionModel" else "dit"
+        return FAMILIES[self.host]
 
     @property
     def fingerprint(self) -> str:
@@ -63,14 +68,18 @@ def layout_of(host: Any) -> Layout:
     """The layout of a host.
 
     Raises:
-        ConfigError: the host is no UNetMotionModel or WanTransformer3DModel, or one that adapters cannot sit in.
+        ConfigError: the host is none of FAMILIES, or one that adapters cannot sit in.
     """
+    from motionloom.adapters.map_parts import map_layout
+
     network = network_of(host)
-    return _unet_layout(network) if type(network).__name__ == "UNetMotionModel" else _wan_layout(network)
+    return {"unet": _unet_layout, "dit": _wan_layout, "map": map_layout}[FAMILIES[type(network).__name__]](
+        network
+    )
 
 
 def network_of(host: Any) -> nn.Module:
-    """The diffusers model inside `host`: a denoiser's `.network`, a PEFT model's base, a compiled or distributed module's
+    """The network inside `host`: a denoiser's `.network`, a PEFT model's base, a compiled or distributed module's
     original.
 
     Raises:
@@ -78,7 +87,7 @@ def network_of(host: Any) -> nn.Module:
     """
     found = host
     for _ in range(8):  # wrappers around wrappers
-        if type(found).__name__ in ("UNetMotionModel", "WanTransformer3DModel"):
+        if type(found).__name__ in FAMILIES:
             assert isinstance(found, nn.Module)
             return found
         for inner in ("network", "_orig_mod", "module", "base_model", "model"):
@@ -89,7 +98,7 @@ def network_of(host: Any) -> nn.Module:
             break
     raise ConfigError(
         f"adapters cannot be mounted on a {type(host).__name__}",
-        fix="give a UNetMotionModel or WanTransformer3DModel, or the denoiser of a base that wraps one",
+        fix=f"give a {', '.join(FAMILIES)}, or the denoiser of a base that wraps one",
     )
 
 

@@ -39,7 +39,8 @@ def mounted(
         out = SA(x) + sum_k w_k CFA_k(x);   then + sum_k w_k CA_k(norm2 x)                                   (S4)
 
     Args:
-        host: UNetMotionModel or WanTransformer3DModel, also inside PEFT or compiled, or a denoiser with one as `.network`.
+        host: UNetMotionModel, WanTransformer3DModel or MapGenerator, also inside PEFT or compiled, or a denoiser with one as
+            `.network`.
             Enable gradient checkpointing, offloading and compiling before, caches inside.
         adapters: (adapter, weight) pairs, later ones on top where masks overlap. A weight is a number, a pair
             (first step, last step), or a `MotionWeight`. Weights are used as given unless `normalise`; they should sum to
@@ -68,6 +69,10 @@ def mounted(
             from motionloom.adapters.unet import mount_unet
 
             hooked = mount_unet(network, context, group_norm, temporal, undo)
+        elif type(network).__name__ == "MapGenerator":
+            from motionloom.adapters.map_generator import mount_map
+
+            hooked = mount_map(network, context, undo)
         else:
             from motionloom.adapters.dit import mount_dit
 
@@ -144,4 +149,6 @@ def _check_host(network: Any) -> None:
 
 
 def _num_parts(adapter: Adapter) -> int:
-    return sum(1 for _ in adapter.spatial()) + sum(1 for _ in adapter.temporal())
+    return sum(
+        sum(1 for _ in parts) for parts in (adapter.spatial(), adapter.temporal(), adapter.map_parts())
+    )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from motionloom.errors import ConfigError
 
-Family = Literal["unet", "dit"]  # UNetMotionModel; WanTransformer3DModel
+Family = Literal["unet", "dit", "map"]  # UNetMotionModel; WanTransformer3DModel; MapGenerator
 Pooling = Literal["mask", "bilinear", "log_bias"]
 PresetName = Literal["default", "released", "paper"]
 LARGEST_RANK = 8192
@@ -65,6 +65,13 @@ class TemporalLowRank(Part):
     alpha: float = Field(default=1.0, gt=0)
 
 
+class SpatialLowRank(Part):
+    """On the map generator: low-rank parts of spatial attentions (q, k, v, out) and convolutions, scaled by alpha / rank."""
+
+    rank: int = Field(default=8, ge=1, le=LARGEST_RANK)
+    alpha: float = Field(default=8.0, gt=0)
+
+
 class Masks(Part):
     """Masked MIVA: frames and subject masks are denoised together, the masks bias attention (Eq. 3).
 
@@ -94,13 +101,19 @@ class Masks(Part):
 
 
 class AdapterSettings(Part):
-    """Everything an adapter's tensors cannot tell. A part that is None is absent."""
+    """Everything an adapter's tensors cannot tell. A part that is None is absent.
+
+    Attributes:
+        word: on the map generator, the motion word it is told where the adapter acts.
+    """
 
     preset: str = "default"
     cross_frame: CrossFrame | None = None
     text_free: TextFree | None = None
     temporal: TemporalLowRank | None = None
     masks: Masks | None = None
+    spatial: SpatialLowRank | None = None
+    word: str | None = None
 
 
 _PAPER_MASKS = Masks(image_guidance=False, pooling="bilinear")
@@ -153,17 +166,20 @@ PRESETS: dict[tuple[str, Family], tuple[AdapterSettings, Masks]] = {
         ),
         _PAPER_MASKS,
     ),
+    ("default", "map"): (AdapterSettings(text_free=TextFree(), spatial=SpatialLowRank()), Masks()),
 }
 
 
 def preset_settings(preset: str, family: Family, masked: bool = False) -> AdapterSettings:
-    """The settings of a preset for U-Net or DiT hosts.
+    """The settings of a preset for a family of hosts.
 
     Raises:
-        ConfigError: there is no such preset.
+        ConfigError: there is no such preset, or none with masks: the latent of a map generator has no frames to mask.
     """
+    if masked and family == "map":
+        raise ConfigError("a map generator takes no masked adapters", fix="leave the masks out")
     if (preset, family) not in PRESETS:
-        names = sorted({name for name, _ in PRESETS})
+        names = sorted({name for name, of in PRESETS if of == family})
         near = difflib.get_close_matches(preset, names, 1)
         raise ConfigError(
             f"there is no adapter preset {preset!r}",

@@ -102,11 +102,11 @@ class MapGenerator(nn.Module):
         xy = places(height, width).to(photo).expand(len(photo), -1, -1, -1)
         if offset is not None:
             xy = xy - offset[:, None, None]
-        headings = None
+        headings = picks = None
         if generator is not None:
             picks = torch.randint(HEADINGS, (len(photo), len(WORDS)), generator=generator)
             headings = self.headings.cpu()[torch.arange(len(WORDS)), picks]
-        return Told(torch.cat([2 * xy.permute(0, 3, 1, 2), self.photo(photo)], 1), headings)
+        return Told(torch.cat([2 * xy.permute(0, 3, 1, 2), self.photo(photo)], 1), headings, picks)
 
     def forward(self, latents: Tensor, timestep: Tensor, condition: MotionCondition) -> Tensor:
         """(B, d, h, w), (B,) in 0..1000 => noise - latents, (B, d, h, w)."""
@@ -116,16 +116,21 @@ class MapGenerator(nn.Module):
 
 @dataclass(frozen=True)
 class Told:
-    """A photo's places and features, (B, 2 + c, h, w), and a heading for every word, (B, K, 3)."""
+    """A photo's places and features, (B, 2 + c, h, w), a heading for every word, (B, K, 3), and the numbers (B, K) drawn."""
 
     photo: Tensor
     headings: Tensor | None = None
+    picks: Tensor | None = None
 
-    def heading(self, sample: int, word: str) -> Heading:
-        """The heading drawn for a word."""
-        if self.headings is None or self.headings[sample, find(word), 0] < 0:
+    def heading(self, sample: int, word: str, among: Tensor | None = None) -> Heading:
+        """The heading drawn for a word; `among` those (32, 3) of an adapter that the word carries."""
+        if self.headings is None or self.picks is None:
             return Heading()
-        coherence, right, down = self.headings[sample, find(word)].tolist()
+        own = self.headings[sample, find(word)]
+        drawn = own if among is None else among[self.picks[sample, find(word)]]
+        if drawn[0] < 0:
+            return Heading()
+        coherence, right, down = drawn.tolist()
         return Heading(coherence, (right, down) if right or down else None)
 
     def with_map(self, motion_map: Tensor) -> MotionCondition:

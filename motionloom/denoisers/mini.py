@@ -1,11 +1,15 @@
-"""The base `mini`: the LaMD that ships with the package. Motions are words, the latent holds motion alone."""
+"""The base `mini`: the LaMD that ships with the package. Motions are words or adapters; the latent holds motion alone.
+
+An adapter (adapters/map_parts.py) lies beside the generator, which is told the word nearest to its motion; what follows of
+headings, speeds and painting treats it as such a word.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,8 +24,12 @@ from motionloom.errors import ConfigError
 from motionloom.motion.grid import resize_maps
 from motionloom.motion.speeds import gain, way
 from motionloom.sampling.schedules import RectifiedFlow, rectified_flow
-from motionloom.sampling.weave import MapWeave, scales_exactly
+from motionloom.sampling.weave import MapWeave, scales_exactly, shares, strength_of, word_of
 from motionloom.zoo import MINI
+
+if TYPE_CHECKING:
+    from motionloom.adapters.adapter import Adapter
+    from motionloom.adapters.motion_weight import MotionWeight
 
 
 class MiniBase(Base):
@@ -37,18 +45,45 @@ class MiniBase(Base):
         self.denoiser: MapGenerator = denoiser
 
     def check(self, request: Request) -> None:
-        """See `Base`: motions are words."""
+        """See `Base`: motions are words, or adapters made for the generator."""
         for one in request.motions:
             if one.adapter is not None:
-                raise ConfigError(
-                    f'"{self.name}" moves by words, got the adapter "{one.name}"',
-                    fix="run `motionloom motions` for the words, or choose another --base for this adapter",
-                )
+                self._check_adapter(one)
+                continue
             word = WORDS[find(one.name)]
             if one.heading and word.kind != "local":
                 raise ConfigError(
                     f'"{one.said}": {one.name} has a direction of its own', fix=f"leave out @{one.heading}"
                 )
+
+    def _check_adapter(self, one: Asked) -> None:
+        from motionloom.adapters.layout import check_fits, layout_of
+
+        if not hasattr(one.adapter, "layout") or one.adapter is None:
+            raise ConfigError(
+                f'{self.name} moves by words and MIVA adapters, "{one.name}" is another kind',
+                fix="see what it is with `motionloom inspect`",
+            )
+        check_fits(one.adapter.layout, layout_of(self.denoiser), f'"{one.name}"')
+        if one.heading:
+            raise ConfigError(f'"{one.said}": only words take a direction', fix=f"leave out @{one.heading}")
+        if word_of(one).kind != "local":
+            raise ConfigError(
+                f'the adapter "{one.name}" is carried by the word "{word_of(one).name}", expected a local motion',
+                fix="train it again",
+            )
+
+    def notes(self, request: Request) -> list[str]:
+        """See `Base`: adapters that were trained beside other weights."""
+        from motionloom.denoisers.pretrained import fingerprint
+
+        trained = {one.name: one.adapter.facts.get("base_weights") for one in request.motions if one.adapter}
+        own = fingerprint(self.denoiser) if any(trained.values()) else None
+        return [
+            f'"{name}" was trained beside other weights of {self.name}; it moves as taught only beside those'
+            for name, weights in trained.items()
+            if weights not in (None, own)
+        ]
 
     def schedule(self, request: Request | None = None) -> RectifiedFlow:
         """See `Base`."""
@@ -60,8 +95,32 @@ class MiniBase(Base):
 
     @contextmanager
     def adapted(self, request: Request) -> Iterator[Denoiser]:
-        """See `Base`."""
-        yield self.woven(request.motions)
+        """See `Base`: adapters are mounted, each in its share of the picture."""
+        pairs = self.weighted(request.motions, request.height, request.width)
+        with ExitStack() as stack:
+            if pairs:
+                from motionloom.adapters.mount import mounted
+
+                stack.enter_context(mounted(self.denoiser, pairs))
+            yield self.woven(request.motions)
+
+    def weighted(
+        self, asked: Sequence[Asked], height_px: int, width_px: int
+    ) -> list[tuple[Adapter, MotionWeight]]:
+        """The adapters among the motions with what they are mounted with: of fixed weight at their usual strength, for the
+        latent is scaled exactly afterwards; those of weight 0 not at all.
+        """
+        from motionloom.adapters.motion_weight import MotionWeight
+
+        h, w = self.codec.latent_shape(self.num_frames, height_px, width_px)[1:]
+        return [
+            (
+                one.adapter,
+                MotionWeight(over_steps=one.weight if isinstance(one.weight, tuple) else None, region=region),
+            )
+            for one, region in zip(asked, shares(asked, h, w), strict=True)
+            if one.adapter is not None and one.largest_weight > 0
+        ]
 
     def decode(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
         """See `Base`; with `overscan` the frames are the middle that never looks beyond the photo."""
@@ -112,12 +171,12 @@ class MiniBase(Base):
                 latents = self.codec.motion.with_local_toward(latents, one.direction, one.region_over(h, w))
         factors, share = torch.zeros(len(latents), h, w), torch.zeros(h, w)
         ways = way(self.codec.motion.decode(latents).local)
-        for one in asked:
-            strength, region = one.weight_at(1.0), one.region_over(h, w)
-            if WORDS[find(one.name)].kind != "local" or strength == 0:
+        for one, region in zip(asked, shares(asked, h, w), strict=True):
+            if word_of(one).kind != "local" or one.weight_at(1.0) == 0:
                 continue
-            scaled = scales_exactly(one)
-            generated, real = self.denoiser.speeds[find(one.name)]
+            scaled, strength = scales_exactly(one), strength_of(one, asked, h, w)
+            known = self.denoiser.speeds[find(one.name)] if one.adapter is None else one.adapter.speeds
+            generated, real = known.float()
             factor = (
                 gain(ways if scaled else ways / strength, generated, real) if real.any() else torch.ones(1)
             )
@@ -128,7 +187,7 @@ class MiniBase(Base):
 
     def where(self, asked: Sequence[Asked], height: int, width: int) -> Where:
         """Where the codec may draw each kind of motion, at the photo's size."""
-        kinds = [WORDS[find(one.name)].kind for one in asked]
+        kinds = [word_of(one).kind for one in asked]
         cameras = [
             one.region
             for one, kind in zip(asked, kinds, strict=True)
@@ -141,7 +200,7 @@ class MiniBase(Base):
         rigid = [everywhere if r is None else torch.from_numpy(r) for r in regions]
         local, light, paint = torch.zeros(3, height, width)
         for one in asked:
-            word, region = WORDS[find(one.name)], one.region_over(height, width)
+            word, region = word_of(one), one.region_over(height, width)
             if word.kind == "rigid" or one.largest_weight == 0:
                 continue
             light = light.maximum(region)

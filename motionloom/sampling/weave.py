@@ -19,7 +19,7 @@ from torch import Tensor
 
 from motionloom.conditions.asked import Asked
 from motionloom.conditions.motion_map import Heading, Part, motion_map
-from motionloom.conditions.words import WORDS, find
+from motionloom.conditions.words import WORDS, Word, find
 from motionloom.denoisers.base import PredictionType
 from motionloom.denoisers.map_generator import MapGenerator, Told
 from motionloom.errors import ConfigError
@@ -27,7 +27,9 @@ from motionloom.errors import ConfigError
 
 @dataclass(frozen=True)
 class MapWeave:
-    """The motions asked for as one motion map; weights may change with the steps."""
+    """The motions asked for as one motion map; weights may change with the steps. An adapter, mounted on the generator, is
+    told by the word that carries it.
+    """
 
     generator: MapGenerator
     asked: Sequence[Asked]
@@ -85,11 +87,12 @@ def _map(asked: Sequence[Asked], progress: float, latents: Tensor, told: Told) -
     """A motion map for every sample: (B, CHANNELS, h, w)."""
     h, w = latents.shape[-2:]
     drawn = told.headings is not None
+    told_in = shares(asked, h, w)
     maps = [
         motion_map(
             [
-                Part(one.name, _amplitude(one, progress), one.region_over(h, w), _heading(one, told, sample))
-                for one in asked
+                Part(word_of(one).name, _amplitude(one, progress), region, _heading(one, told, sample))
+                for one, region in zip(asked, told_in, strict=True)
             ],
             h,
             w,
@@ -97,6 +100,49 @@ def _map(asked: Sequence[Asked], progress: float, latents: Tensor, told: Told) -
         for sample in range(len(latents) if drawn else 1)
     ]
     return torch.stack(maps).to(latents).expand(len(latents), -1, -1, -1)
+
+
+def word_of(one: Asked) -> Word:
+    """The word a motion is told by: its own, or that which carries its adapter.
+
+    Raises:
+        ConfigError: there is no such word.
+    """
+    return WORDS[find(one.name if one.adapter is None else one.adapter.settings.word or "")]
+
+
+def shares(asked: Sequence[Asked], height: int, width: int) -> list[Tensor]:
+    """Where each motion acts, (height, width), 0..1: its region. Adapters of fixed weight divide a place among them in
+    proportion to their weights: together they act at their usual strength, and are scaled afterwards.
+    """
+    total, covered = _adapters_over(asked, height, width)
+    regions = [one.region_over(height, width) for one in asked]
+    return [
+        (one.weight_at(0) * region / total.clamp_min(1e-9) * covered).clamp(0, 1) if _divides(one) else region
+        for one, region in zip(asked, regions, strict=True)
+    ]
+
+
+def strength_of(one: Asked, asked: Sequence[Asked], height: int, width: int) -> Tensor:
+    """How strongly a motion acts in its share of a place: its weight, or the mean weight of the adapters there."""
+    if not _divides(one):
+        return torch.full((height, width), one.weight_at(1.0))
+    total, covered = _adapters_over(asked, height, width)
+    return total / covered.clamp_min(1e-9)
+
+
+def _divides(one: Asked) -> bool:
+    return one.adapter is not None and scales_exactly(one)
+
+
+def _adapters_over(asked: Sequence[Asked], height: int, width: int) -> tuple[Tensor, Tensor]:
+    """At every place the sum of the adapters' weights, and how far their regions cover it, 0..1."""
+    total, covered = torch.zeros(2, height, width)
+    for one in asked:
+        if _divides(one):
+            region = one.region_over(height, width)
+            total, covered = total + one.weight_at(0) * region, covered + region
+    return total, covered.clamp(max=1)
 
 
 def _amplitude(one: Asked, progress: float) -> float:
@@ -108,10 +154,11 @@ def _amplitude(one: Asked, progress: float) -> float:
 
 def scales_exactly(one: Asked) -> bool:
     """Whether a motion's strength is a factor of the latent."""
-    return WORDS[find(one.name)].kind == "local" and not isinstance(one.weight, tuple) and one.weight > 0
+    return word_of(one).kind == "local" and not isinstance(one.weight, tuple) and one.weight > 0
 
 
 def _heading(one: Asked, told: Told, sample: int) -> Heading:
     """The direction asked for goes before the one drawn."""
-    drawn = told.heading(sample, one.name)
+    among = None if one.adapter is None else one.adapter.headings
+    drawn = told.heading(sample, word_of(one).name, among)
     return drawn if one.direction is None else replace(drawn, direction=one.direction)

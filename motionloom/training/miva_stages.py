@@ -1,14 +1,19 @@
-"""Teaching a motion from about ten clips: the stage that trains a MIVA adapter (arXiv 2512.20000).
+"""Teaching a motion from about ten clips: the stages that train a MIVA adapter (arXiv 2512.20000).
 
     motionloom train recipes/miva/animatediff.yaml data.folder=clips/waterfall stage.motion=waterfall --run-dir runs/w
     motionloom animate photo.jpg --base animatediff-v3 --motion runs/w/final/adapter.safetensors
 
 Every window of the clips is encoded once into `stage.cache`; then the codec leaves the device and the adapter trains beside
-the frozen base.
+the frozen base. On `mini` a window is its optical flow, and the adapter trains in minutes on a CPU (`MapAdapter`):
+
+    motionloom train recipes/miva/mini.yaml data.folder=clips/fireworks --run-dir runs/fireworks
+    motionloom animate photo.jpg --motion runs/fireworks/final/adapter.safetensors:0.8
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
 
     from motionloom.adapters.adapter import Adapter
     from motionloom.datasets.base import TrainingDataset
+    from motionloom.datasets.flow_windows import TaughtMotion
+    from motionloom.datasets.latent_cache import LatentCache
+    from motionloom.denoisers.mini import MiniBase
     from motionloom.denoisers.miva import MivaBase
     from motionloom.training.objectives.base import Objective
     from motionloom.training.objectives.miva import Lesson, Showcase
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
 
 # base -> frames per second its clips are resampled to, where the recipe says nothing
 CLIP_RATES = {"animatediff-v3": 8.0, "tiny-animatediff": 8.0, "wan2.1-t2v-1.3b": 16.0, "tiny-wan": 16.0}
+
+PLANNED_WORD = "sway"  # of adapters that are planned, before clips say which is nearest
 
 
 class SubjectMasks(Section):
@@ -175,7 +185,7 @@ class MivaAdapter(Stage):
         if not isinstance(base, MivaBase):
             raise ConfigError(
                 f'got stage.base "{self.base}", on which MIVA adapters cannot be trained',
-                fix=f"use one of {', '.join(CLIP_RATES)}",
+                fix=f"use one of {', '.join(CLIP_RATES)}; for mini, recipes/miva/mini.yaml",
             )
         self._check_size(recipe, base)
         return base
@@ -296,8 +306,188 @@ class MivaAdapter(Stage):
         }
 
 
+class MapAdapter(Stage):
+    """One motion as an adapter beside the frozen generator of the small model: minutes on a CPU."""
+
+    kind: Literal["miva-map-adapter"]
+    base: str = Field(
+        "mini", description="mini, or a folder with codec.safetensors and generator.safetensors"
+    )
+    motion: str = Field("", description='what the motion is called; "" takes the name of data.folder')
+    word: str | None = Field(
+        None, description="local motion word the generator is told; null takes the nearest, by its loss"
+    )
+    rank: int = Field(8, ge=1, le=512, description="of the low-rank parts, scaled by alpha / rank = 1")
+    text_free_rank: int = Field(64, ge=1, le=4096, description="of the text-free part")
+    cache: str = Field("runs/latents", description="where windows are kept, one folder per set of clips")
+    windows: int = Field(24, ge=1, le=4096, description="windows cut from each clip")
+
+    # --- the contract of stages -----------------------------------------------------------------------------
+
+    def build(self, recipe: Recipe, device: torch.device | str = "cpu") -> tuple[Objective, TrainingDataset]:
+        """See `Stage`; clips are checked before the base is loaded."""
+        from motionloom.datasets.flow_windows import TaughtMotion, TaughtSamples
+        from motionloom.denoisers.pretrained import fingerprint
+        from motionloom.training.objectives.map_adapter import nearest_word
+
+        clips = self.clips(recipe)
+        base = self._base(recipe)
+        base.denoiser.to(device)
+        taught = TaughtMotion(self._windows(recipe, clips, base), base.codec.motion)
+        word = self.word or nearest_word(base.denoiser, taught, recipe.seed)
+        facts = {
+            "clips": len(clips),
+            "usual_speed": round(taught.usual, 6),
+            "base_weights": fingerprint(base.denoiser),
+        }
+        objective = self._objective_on(recipe, base, word, taught, facts)
+        return objective, TaughtSamples(taught, word, clips, self.windows, recipe.seed)
+
+    def objective(self, recipe: Recipe, dry_run: bool = False) -> Objective:
+        """See `Stage`; without the clips."""
+        import torch
+
+        device = torch.get_default_device()
+        with torch.device("cpu"):
+            base = self._base(recipe)
+        base.denoiser.to(device)
+        return self._objective_on(recipe, base, self.word or PLANNED_WORD)
+
+    def dataset(self, recipe: Recipe) -> TrainingDataset:
+        """See `Stage`."""
+        return self.build(recipe)[1]
+
+    def clips(self, recipe: Recipe) -> TrainingDataset:
+        """See `Stage`."""
+        from motionloom.datasets.clips import ClipFolder
+        from motionloom.datasets.flow_windows import Squares
+        from motionloom.datasets.motion_windows import FPS
+        from motionloom.training.progress import counted
+
+        data = recipe.clip_data()
+        self._check_word()
+        with counted("checking clips") as on_clip:
+            clips = ClipFolder(
+                data.folder,
+                data.frames,
+                data.fps or FPS,
+                (data.width_px, data.height_px),
+                fit=data.fit,
+                flip=data.flip,
+                skip_bad=data.skip_bad,
+                seed=recipe.seed,
+                cache_mb=data.cache_mb,
+                on_clip=on_clip,
+            )
+        return Squares(clips, recipe.seed)
+
+    def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, Tensor]:
+        """See `Stage`."""
+        import torch
+
+        from motionloom.conditions.motion_map import CHANNELS
+        from motionloom.datasets.motion_windows import SIZE_PX
+
+        with torch.device("cpu"):
+            channels = self._base(recipe).codec.motion.channels
+        places = SIZE_PX // 8
+        return {
+            "photo": torch.zeros(batch_size, 3, SIZE_PX, SIZE_PX),
+            "map": torch.zeros(batch_size, CHANNELS, places, places),
+            "offset": torch.zeros(batch_size, 2),
+            "latents": torch.zeros(batch_size, channels, places, places),
+        }
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    def _base(self, recipe: Recipe) -> MiniBase:
+        """The base on the CPU. Raises ConfigError when it is no small model, or its clips have another length."""
+        from motionloom.denoisers.catalog import load_base
+        from motionloom.denoisers.mini import MiniBase
+
+        base = load_base(self.base)
+        if not isinstance(base, MiniBase):
+            raise ConfigError(
+                f'got stage.base "{self.base}", which has no map generator',
+                fix="use mini, or stage.kind miva-adapter for other bases",
+            )
+        count = base.codec.motion.num_frames
+        if recipe.clip_data().frames != count:
+            raise ConfigError(
+                f"got data.frames {recipe.clip_data().frames}, {base.name} learns from {count}",
+                fix=f"set data.frames: {count}; clips are drawn at any number",
+            )
+        return base
+
+    def _check_word(self) -> None:
+        from motionloom.conditions.words import WORDS, find
+
+        if self.word is not None and WORDS[find(self.word)].kind != "local":
+            local = ", ".join(word.name for word in WORDS if word.kind == "local")
+            raise ConfigError(f'got stage.word "{self.word}", expected a local motion', fix=f"one of {local}")
+
+    def _windows(self, recipe: Recipe, clips: TrainingDataset, base: MiniBase) -> LatentCache:
+        """The windows of the clips as motion latents, made once."""
+        from motionloom.datasets.flow_windows import FlowEncoder
+        from motionloom.datasets.latent_cache import CacheIdentity, build_latent_cache
+        from motionloom.datasets.motion_windows import FPS
+        from motionloom.denoisers.pretrained import fingerprint
+        from motionloom.training.progress import counted
+
+        data = recipe.clip_data()
+        ways = data.model_dump(include={"frames", "size_px", "fit", "flip"})
+        identity = CacheIdentity(
+            codec_sha256=fingerprint(base.codec.motion),
+            transform=ways | {"fps": data.fps or FPS, "seed": recipe.seed},
+            dataset=clips.fingerprint,
+            windows=self.windows,
+        )
+        said = json.dumps(identity.to_json(), sort_keys=True)
+        folder = Path(self.cache) / hashlib.sha256(said.encode()).hexdigest()[:16]
+        with counted("measuring flow") as on_sample:
+            return build_latent_cache(
+                folder, FlowEncoder(base.codec.motion), clips, identity, on_sample=on_sample
+            )
+
+    def _objective_on(
+        self,
+        recipe: Recipe,
+        base: MiniBase,
+        word: str,
+        taught: TaughtMotion | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> Objective:
+        from motionloom.adapters.adapter import new_adapter
+        from motionloom.adapters.settings import AdapterSettings, SpatialLowRank, TextFree
+        from motionloom.training.objectives.map_adapter import MapAdapterObjective
+
+        data = recipe.clip_data()
+        settings = AdapterSettings(
+            text_free=TextFree(rank=self.text_free_rank),
+            spatial=SpatialLowRank(rank=self.rank, alpha=float(self.rank)),
+            word=word,
+        )
+        motion = self.motion or Path(data.folder).name
+        adapter = new_adapter(
+            base.denoiser, settings=settings, seed=recipe.seed, motion=motion, base=base.name
+        )
+        if taught is not None:
+            adapter.headings.copy_(taught.drawn_headings(len(adapter.headings), recipe.seed))
+        adapter.facts = (facts or {}) | {
+            "windows": self.windows,
+            "fps": data.fps,
+            "steps": recipe.steps,
+            "batch_size": recipe.batch_size * recipe.accumulation,
+            "learning_rate": recipe.learning_rate,
+            "seed": recipe.seed,
+        }
+        return MapAdapterObjective(adapter, base, taught)
+
+
 def _dtype(precision: str) -> torch.dtype:
     """Of the frozen base; the adapter's own weights are always float32."""
     import torch
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    from motionloom.training.precision import HALVES
+
+    return HALVES.get(precision, torch.float32)

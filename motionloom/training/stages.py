@@ -27,6 +27,7 @@ STAGES: dict[str, str] = {
     "mini-generator": "motionloom.training.mini_stages:MiniGenerator",
     "edg-stage1": "motionloom.training.edg_stages:EdgStage1",
     "miva-adapter": "motionloom.training.miva_stages:MivaAdapter",
+    "miva-map-adapter": "motionloom.training.miva_stages:MapAdapter",
 }
 
 
