@@ -41,6 +41,12 @@ def test_a_heading_stands_in_its_own_region_and_overlaps_are_averaged() -> None:
     assert not motion_map([Part("sea", 0.0, ONE, heading)], 4, 6)[len(WORDS) :].any()
 
 
+def test_at_a_soft_edge_a_heading_fades_with_its_motion() -> None:
+    maps = motion_map([Part("waterfall", 1.0, 0.25 * HALF, Heading(0.8, (0.0, 1.0)))], 4, 6)
+    assert torch.allclose(maps[COHERENCE], 0.25 * torch.stack([0.8 * HALF, HALF]))
+    assert torch.allclose(maps[DIRECTION], 0.25 * torch.stack([0 * HALF, HALF]))
+
+
 def test_heading_of_a_drift_is_one_and_of_a_pendulum_zero() -> None:
     tau = torch.linspace(0, 1, 16)[:, None, None, None]
     drift = tau * torch.tensor([-0.1, 0.0])[:, None, None].expand(2, 4, 6)  # backward: the scene goes right
