@@ -266,6 +266,12 @@ def temporal_widths(host: nn.Module) -> dict[str, int]:
     }
 
 
+def temporal_transformers(host: nn.Module) -> nn.ModuleDict:
+    """A view of a host's temporal transformers."""
+    modules = dict(_network(host).named_modules())
+    return nn.ModuleDict({_module_key(name): modules[name] for name in temporal_widths(host)})
+
+
 def _network(host: nn.Module) -> Any:
     return getattr(host, "network", host)
 

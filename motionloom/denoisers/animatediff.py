@@ -7,6 +7,7 @@ from the hub's cache, from a folder of a diffusers pipeline, or from the two off
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -26,6 +27,7 @@ from motionloom.denoisers.animatediff_text import (
     check_text,
     mounted_as_asked,
     moves_by_text,
+    quiet_transformers,
     random_text,
     text_of_checkpoint,
     text_of_folder,
@@ -48,6 +50,7 @@ from motionloom.denoisers.pretrained import (
     without_values,
 )
 from motionloom.denoisers.text_free import TextFreeNetwork
+from motionloom.durable import write_json
 from motionloom.errors import ConfigError, WeightsError
 from motionloom.sampling.rescaled_guidance import RescaledGuidance
 from motionloom.sampling.schedules import ddim, stable_diffusion
@@ -175,6 +178,23 @@ class AnimateDiffBase(MivaBase):
                 )
         return notes
 
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load_base` reads: a diffusers pipeline, with the text encoder and its vocabulary."""
+        parts = {
+            "unet": self.denoiser.network,
+            "vae": self.codec.network,
+            "text_encoder": self.text.encoder,
+        }
+        with quiet_transformers():
+            for name, part in parts.items():
+                part.save_pretrained(folder / name)
+        words: Any = self.text.tokenizer
+        if vocabulary := getattr(words, "folder", None):
+            (folder / "tokenizer").mkdir()
+            for file in ("vocab.json", "merges.txt"):
+                shutil.copyfile(vocabulary / file, folder / "tokenizer" / file)
+        write_json(folder / "model_index.json", {"_class_name": "AnimateDiffPipeline"})
+
     def scheduler(self) -> Any:
         """See `MivaBase`: timesteps 981, 961, ..., 1 in 50 steps; deterministic; no clipping."""
         return ddim(stable_diffusion(self.options.beta_schedule))
@@ -242,12 +262,15 @@ def load_tiny(seed: int | str = 0, **options: Any) -> AnimateDiffBase:
     from diffusers import AutoencoderKL, UNetMotionModel
 
     rest = dict(options)
-    place, precision = device_and_dtype(rest.pop("device", "cpu"), rest.pop("dtype", None), HALF)
+    device = rest.pop("device", None)
+    place, precision = device_and_dtype(device or "cpu", rest.pop("dtype", None), HALF)
     chosen = chosen_options(rest, "tiny-animatediff")
     models = (UNetMotionModel, TINY_NETWORK), (AutoencoderKL, TINY_VAE)
     network, autoencoder = (
-        to_precision(model, precision).to(place) for model in with_random_values(int(seed), *models)
+        to_precision(model, precision) for model in with_random_values(int(seed), *models)
     )
+    if device:  # else where torch makes them, which may be the meta device
+        network, autoencoder = network.to(place), autoencoder.to(place)
     given, text = {"seed": int(seed)}, partial(random_text, int(seed))
     return _base("tiny-animatediff", network, autoencoder, text, chosen, given, native_size_px=(64, 64))
 

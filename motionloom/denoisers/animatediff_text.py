@@ -184,7 +184,8 @@ def text_of_folder(folder: Path) -> TextTokens:
             f'"{folder}" has no text_encoder, and a prompt needs one',
             fix="copy text_encoder/ and tokenizer/ of Stable Diffusion 1.5 into it",
         )
-    encoder: Any = load_pretrained(CLIPTextModel, folder / "text_encoder")
+    with quiet_transformers():
+        encoder: Any = load_pretrained(CLIPTextModel, folder / "text_encoder")
     tokens = folder / "tokenizer"
     words: Tokenizer = ClipWords(tokens if tokens.is_dir() else None, FETCH_TEXT, ends_pad=True)
     if encoder.config.vocab_size < CLIP_VOCABULARY:  # such an encoder reads no CLIP vocabulary
@@ -206,6 +207,20 @@ def text_of_checkpoint(checkpoint: str | os.PathLike[str]) -> TextTokens:
     there = is_cached(SPATIAL_REPOSITORY, TEXT_FILES[2:])
     folder = find_folder(SPATIAL_REPOSITORY) / "tokenizer" if there else None
     return _tokens(encoder, ClipWords(folder, FETCH_TEXT, ends_pad=True))
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Inside, transformers draws no progress bars of its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def random_text(seed: int) -> TextTokens:

@@ -1,13 +1,17 @@
-"""Teaching an image-to-video model to move as the text says: stage 1 of Extrapolating and Decoupling (arXiv 2503.00948).
+"""Teaching a video model to move as the text says: stage 1 of Extrapolating and Decoupling (arXiv 2503.00948).
 
     motionloom train recipes/edg/stage1.yaml data.folder=clips --run-dir runs/stage1
     motionloom animate photo.jpg --base dynamicrafter-512 --motion runs/stage1/final/text_adapter.safetensors --prompt ...
 
-Where more than the adapter is trained, `final/model` is the whole model, a base for `animate` and an input for `merge`.
+The same on AnimateDiff with recipes/edg/stage1_animatediff.yaml. Where more than the adapter is trained, `final/model` is
+the whole model, a base for `animate` and an input for `merge`.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,12 +21,52 @@ from motionloom.errors import ConfigError, InputError
 from motionloom.training.stages import Section, Stage
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from motionloom.datasets.base import TrainingDataset
-    from motionloom.denoisers.dynamicrafter.base import DynamiCrafterBase
     from motionloom.training.objectives.base import Objective
+    from motionloom.training.objectives.edg import Host, Stage1Objective
     from motionloom.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class HostRow:
+    """A kind of base this stage can train.
+
+    Attributes:
+        bases: names in the catalog.
+        folders: "_class_name" in the model_index.json of a folder of one.
+        host: "module:class" of everything in which it differs.
+        fps: the frame rate its clips are usually cut at.
+    """
+
+    bases: tuple[str, ...]
+    folders: str
+    host: str
+    fps: int
+
+    def load(self) -> type[Host]:
+        """The class, imported."""
+        module, _, name = self.host.partition(":")
+        host: type[Host] = getattr(importlib.import_module(module), name)
+        return host
+
+
+HOSTS = (
+    HostRow(
+        ("dynamicrafter-512", "dynamicrafter-1024", "dynamicrafter-256", "tiny-dynamicrafter"),
+        "DynamiCrafter",
+        "motionloom.training.objectives.edg_dynamicrafter:DynamiCrafterHost",
+        24,
+    ),
+    HostRow(
+        ("animatediff-v3", "tiny-animatediff"),
+        "AnimateDiffPipeline",
+        "motionloom.training.objectives.edg_animatediff:AnimateDiffHost",
+        8,
+    ),
+)
 
 
 class TimeNoiseSettings(Section):
@@ -38,7 +82,12 @@ class EdgStage1(Stage):
     """The text adapter, alone or with the network it sits in."""
 
     kind: Literal["edg-stage1"]
-    base: str = Field("dynamicrafter-512", description="a DynamiCrafter base, or the folder of one")
+    base: str = Field(
+        "dynamicrafter-512", description="a DynamiCrafter or AnimateDiff base, a folder or a hub id"
+    )
+    base_options: dict[str, str | int | float | bool] = Field(
+        {}, description="of the base, such as beta_schedule: linear; animate with the same ones"
+    )
     trained: Literal["adapter", "temporal", "all"] = Field(
         "temporal", description="the adapter; also the temporal transformers; also all of the video network"
     )
@@ -50,6 +99,10 @@ class EdgStage1(Stage):
     )
     drop: float = Field(0.05, ge=0, le=0.3, description="probability each of no text, no picture, neither")
     time_noise: TimeNoiseSettings | None = None
+    cache: str = Field(
+        "runs/latents", description="where encoded windows are kept, of a base that trains on such"
+    )
+    windows: int = Field(16, ge=1, le=4096, description="windows encoded of each clip, likewise")
     gradient_checkpointing: bool = Field(True, description="a third slower, several times less memory")
 
     @field_validator("strides")
@@ -59,34 +112,34 @@ class EdgStage1(Stage):
             raise ValueError("expected [smallest, largest], both 1 or more")
         return value
 
+    # --- the contract of stages -----------------------------------------------------------------------------
+
+    def build(self, recipe: Recipe, device: torch.device | str = "cpu") -> tuple[Objective, TrainingDataset]:
+        """See `Stage`; clips are checked, then the base is loaded once, for encoding and for training."""
+        import torch
+
+        kind, clips = self._row().load(), self.clips(recipe)
+        host = kind.loaded(self, device)
+        self._check_size(recipe, host)
+        samples = host.samples(self, recipe, clips, device)
+        with torch.device(device):
+            return self._objective_on(recipe, host), samples
+
     def objective(self, recipe: Recipe, dry_run: bool = False) -> Objective:
         """See `Stage`."""
         import torch
 
-        from motionloom.adapters.text_adapter import TextAdapter
-        from motionloom.training.objectives.edg import Stage1Objective, TimeNoise
-
-        base = self._planned_base() if dry_run else self._base(str(torch.get_default_device()))
-        if base.parts.unet.text_adapter is not None:
-            raise ConfigError(
-                f"{self.base} has a text adapter already",
-                fix="start from a base without one, or resume its run",
-            )
-        adapter = TextAdapter.of(base.parts.unet, recipe.clip_data().frames, self.init)
-        if self.gradient_checkpointing:
-            base.parts.unet.checkpoint_gradients()
-        facts = {
-            "steps": recipe.steps,
-            "batch_size": recipe.batch_size * recipe.accumulation,
-            "learning_rate": recipe.learning_rate,
-            "seed": recipe.seed,
-            "frames": recipe.clip_data().frames,
-            "trained": self.trained,
-        }
-        noise = TimeNoise(**self.time_noise.model_dump()) if self.time_noise else None
-        return Stage1Objective(base, adapter, self.trained, self.drop, noise, facts)
+        kind = self._row().load()
+        host = kind.planned(self) if dry_run else kind.loaded(self, torch.get_default_device())
+        self._check_size(recipe, host)
+        return self._objective_on(recipe, host)
 
     def dataset(self, recipe: Recipe) -> TrainingDataset:
+        """See `Stage`: as the base trains on them."""
+        clips, host = self.clips(recipe), self._row().load().loaded(self, "cpu")
+        return host.samples(self, recipe, clips, "cpu")
+
+    def clips(self, recipe: Recipe) -> TrainingDataset:
         """See `Stage`. Raises ConfigError without data.fps, InputError when no clip has a caption."""
         from motionloom.datasets.clips import ClipFolder, read_captions
         from motionloom.datasets.strided import StridedClips, longest_window
@@ -100,8 +153,8 @@ class EdgStage1(Stage):
             )
         if data.fps is None:
             raise ConfigError(
-                "the recipe has no data.fps, and this stage tells the network the frame rate",
-                fix="set data.fps: 24; clips are resampled to it",
+                "the recipe has no data.fps, and this stage counts strides in frames of a known rate",
+                fix=f"set data.fps: {self._row().fps}; clips are resampled to it",
             )
         strides = (self.strides[0], self.strides[1])
         ways: dict[str, Any] = data.model_dump(include={"fit", "flip", "skip_bad", "cache_mb"})
@@ -124,48 +177,71 @@ class EdgStage1(Stage):
 
     def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, Tensor]:
         """See `Stage`."""
-        import torch
+        return self._row().load().example_batch(self, recipe, batch_size)
 
-        data = recipe.clip_data()
-        batch: dict[str, Any] = {
-            "frames": torch.zeros(batch_size, 3, data.frames, data.height_px, data.width_px),
-            "rate": torch.ones(batch_size),
-            "text": [""] * batch_size,
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    def _row(self) -> HostRow:
+        """What the base is. Raises ConfigError, naming those that can, for a base that cannot be trained so."""
+        from motionloom.denoisers.catalog import BASES, load_base
+
+        if self.base not in BASES and not Path(self.base).is_dir() and self.base.count("/") != 1:
+            load_base(self.base)  # says that there is none, and what is near
+        kind = None if self.base in BASES else _class_of_folder(self.base)
+        for row in HOSTS:
+            if self.base in row.bases or row.folders == kind:
+                return row
+        names = ", ".join(name for row in HOSTS for name in row.bases)
+        raise ConfigError(
+            f'got stage.base "{self.base}", which has no temporal attention apart from spatial attention and blind to text',
+            fix=f"use {names}, or a folder of one",
+        )
+
+    def _objective_on(self, recipe: Recipe, host: Host) -> Stage1Objective:
+        """The objective on a loaded base, with a new adapter on the default device."""
+        from motionloom.adapters.text_adapter import TextAdapter
+        from motionloom.training.objectives.edg import Stage1Objective
+
+        frames = recipe.clip_data().frames
+        adapter = TextAdapter.of(host.network, frames, self.init)
+        if self.gradient_checkpointing:
+            host.checkpoint_gradients()
+        facts = {
+            "steps": recipe.steps,
+            "batch_size": recipe.batch_size * recipe.accumulation,
+            "learning_rate": recipe.learning_rate,
+            "seed": recipe.seed,
+            "frames": frames,
+            "trained": self.trained,
+            "base_options": dict(self.base_options),
         }
-        return batch
+        return Stage1Objective(host, adapter, self.trained, self.drop, facts)
 
-    def _base(self, device: str) -> DynamiCrafterBase:
-        """Raises ConfigError when the base is another kind of model."""
-        from motionloom.denoisers.catalog import load_base
-        from motionloom.denoisers.dynamicrafter.base import DynamiCrafterBase
-
-        base = load_base(self.base, device=device, dtype="float32")
-        if not isinstance(base, DynamiCrafterBase):
+    def _check_size(self, recipe: Recipe, host: Host) -> None:
+        """Raises ConfigError for frames, or a number of them, that the base cannot take."""
+        data, multiple = recipe.clip_data(), host.base.size_multiple_px
+        if data.width_px % multiple or data.height_px % multiple:
             raise ConfigError(
-                f"{self.base} has no text-blind temporal attention of DynamiCrafter's kind",
-                fix="set stage.base to dynamicrafter-512, dynamicrafter-1024, tiny-dynamicrafter or a folder of one",
+                f"got data.size_px {data.width_px} x {data.height_px}, {self.base} takes multiples of {multiple} px",
+                fix=f"use {max(1, round(data.width_px / multiple)) * multiple} x "
+                f"{max(1, round(data.height_px / multiple)) * multiple}",
             )
-        if base.config.given != "first":
+        if host.max_frames is not None and data.frames > host.max_frames:
             raise ConfigError(
-                f"{self.base} is an interpolation checkpoint, and this stage gives one picture",
-                fix="set stage.base to dynamicrafter-512 or dynamicrafter-1024",
+                f"got data.frames {data.frames}, {self.base} knows the positions of {host.max_frames}",
+                fix=f"use {host.max_frames} or fewer",
             )
-        base.text.tokenizer(["words"])  # captions need a vocabulary: better said now than at the first batch
-        return base
 
-    def _planned_base(self) -> DynamiCrafterBase:
-        """The base's networks without values, for a forecast: no weights need be here."""
-        import torch
 
-        from motionloom.conditions.clip_text import HashedWords
-        from motionloom.denoisers.dynamicrafter.base import DynamiCrafterBase
-        from motionloom.denoisers.dynamicrafter.folder import read_config
-        from motionloom.denoisers.dynamicrafter.parts import RELEASED, TINY, build
+def _class_of_folder(base: str) -> str | None:
+    """ "_class_name" of the model_index.json in a folder or a cached hub id; None where there is none.
 
-        planned = {**RELEASED, TINY.name: TINY}
-        config = planned[self.base] if self.base in planned else read_config(Path(self.base))
-        parts = build(config)
-        for network in parts.named().values():
-            network.eval().requires_grad_(False)
-        with torch.device("cpu"):
-            return DynamiCrafterBase(config, parts, HashedWords(config.vocabulary))
+    Raises WeightsError when the hub id is not in the cache.
+    """
+    from motionloom.denoisers.pretrained import find_folder
+
+    try:
+        index: Any = json.loads((find_folder(base) / "model_index.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return index.get("_class_name") if isinstance(index, dict) else None
