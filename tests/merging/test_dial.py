@@ -83,6 +83,20 @@ def test_dialled_weights_are_the_full_experts(merged: Path) -> None:
     assert base.experts.extra_share < 0.7
 
 
+def test_each_dial_turns_its_own_expert(merged: Path) -> None:
+    """Early steps run base + motion_degree * degree, late ones base + control * control."""
+    plain = dict(ml.load_base("mini").denoiser.state_dict())
+    base = ml.load_base(merged / "experts", motion_degree=2.0, control=0.5)
+    for timestep, expert, factor, tolerance in ((900.0, "degree", 2.0, 1e-6), (500.0, "control", 0.5, 1e-2)):
+        base.experts.at(timestep)
+        differences = load_file(merged / "experts" / "experts" / f"{expert}.safetensors")
+        assert differences
+        for name, difference in differences.items():
+            turned = base.denoiser.state_dict()[name] - plain[name]
+            error = (turned - factor * difference.float()).abs().max()
+            assert error <= tolerance * float(difference.abs().max()) + 1e-6, (expert, name)
+
+
 def test_one_merged_model_is_a_base(merged: Path) -> None:
     assert frames(ml.load_base(merged / "full" / "degree")).shape == (2, 32, 32, 3)
 
