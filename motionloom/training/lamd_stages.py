@@ -86,6 +86,9 @@ class LamdAutoencoder(Stage):
     perceptual: Literal["lpips", "gradient-ssim"] = "gradient-ssim"
     lpips_weights: str | None = Field(None, description="safetensors file of VGG16 and the lpips heads")
     adversary: AdversarySettings | None = None
+    crop_px: int | None = Field(
+        None, ge=16, multiple_of=8, description="train on moving squares of the clips; null: whole clips"
+    )
 
     def objective(self, recipe: Recipe, dry_run: bool = False) -> Objective:
         """In a dry run LPIPS is planned as gradient SSIM: its weights file may not be there yet."""
@@ -101,13 +104,17 @@ class LamdAutoencoder(Stage):
         )
 
     def dataset(self, recipe: Recipe) -> TrainingDataset:
-        return _clip_folder(recipe)
+        from motionloom.datasets.crops import Crops
+
+        clips = _clip_folder(recipe)
+        return clips if self.crop_px is None else Crops(clips, self.crop_px, seed=recipe.seed)
 
     def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, Tensor]:
         import torch
 
         data = recipe.clip_data()
-        return {"frames": torch.zeros(batch_size, 3, data.frames, data.height_px, data.width_px)}
+        sides = (self.crop_px or data.height_px, self.crop_px or data.width_px)
+        return {"frames": torch.zeros(batch_size, 3, data.frames, *sides)}
 
     def _perceptual(self) -> Perceptual:
         from motionloom.training.objectives.losses import LPIPS, GradientSSIM
