@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def attend(qkv: Iterable[Tensor], heads: int, bias: Tensor | None = None, backend: Any = None) -> Tensor:
@@ -33,6 +33,23 @@ def attend(qkv: Iterable[Tensor], heads: int, bias: Tensor | None = None, backen
 def queries(attn: Any, x: Tensor) -> Tensor:
     """The frozen queries of x, normalised where the base does."""
     return normed_queries(attn, attn.to_q(x))
+
+
+def unmade_queries(attn: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(x, W_Q) where the frozen queries are W_Q x and nothing more, for a reader that takes W_Q into its own first map; else
+    (queries, None).
+    """
+    if attn.norm_q is None and attn.to_q.bias is None and is_plain(attn.to_q):
+        return x, attn.to_q.weight
+    return queries(attn, x), None
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is a linear map whose weight may be read beside its forward: not wrapped by PEFT, not hooked, as
+    offloading does.
+    """
+    hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+    return type(layer) is nn.Linear and not hooked
 
 
 def normed_queries(attn: Any, q: Tensor) -> Tensor:

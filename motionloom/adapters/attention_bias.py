@@ -29,8 +29,12 @@ def pair_bias(s_p: Tensor, s_q: Tensor, form: Form = "soft") -> Tensor:
     "soft" is Eq. 3; "equality" is log(1[s_p = s_q] + eps), what the released cross-frame layer computes.
     """
     p, q = s_p[..., :, None], s_q[..., None, :]
-    together = p * q + (1 - p) * (1 - q) if form == "soft" else (p == q).to(s_p.dtype)
-    return (together + EPS).log().clamp(max=0)
+    if form == "soft":
+        together = p * q
+        together += (1 - p) * (1 - q)
+    else:
+        together = (p == q).to(s_p.dtype)
+    return together.add_(EPS).log_().clamp_(max=0)  # in place: at a large grid this is a big tensor
 
 
 def to_grid(s: Tensor, grid: tuple[int, int], pooling: Pooling = "mask") -> Tensor:

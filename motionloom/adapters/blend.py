@@ -37,7 +37,8 @@ def blend_cross_frames(
         if cfa is None:
             continue
         bias = context.cross_frame_bias(index, grid, x)
-        moved = cfa(x[:, 0], frozen[0], attn, context.time_embedding(0), bias)
+        alike = bias is None or context.settings_for(context.mounted[index]).first_sees_itself
+        moved = cfa(x[:, 0], frozen[0], attn, context.time_embedding(0), bias, alike)
         video.append(_weighted(moved, index, grid, context))
         if 0 < stream < len(frozen):
             guide = frozen[0] if context.settings_for(context.mounted[index]).image_guidance else None
@@ -48,11 +49,13 @@ def blend_cross_frames(
     return _stacked(video, masks, x)
 
 
-def blend_text_free(query: Tensor, parts: Parts, context: MotionContext) -> Tensor:
+def blend_text_free(
+    query: Tensor, parts: Parts, context: MotionContext, before: Tensor | None = None
+) -> Tensor:
     """Video: sum_k w_k (m_k CA_k + (1 - m_k) CA'_k) with gates m_k = 1 without masks; mask stream S^k: CA_k alone.
 
     Args:
-        query: (B, M, F, N, C), frozen queries of cross-attention.
+        query: (B, M, F, N, C), frozen queries of cross-attention; with `before` = W_Q, what they would be made of.
 
     Returns:
         What is added to the residual stream, of the query's shape.
@@ -64,15 +67,15 @@ def blend_text_free(query: Tensor, parts: Parts, context: MotionContext) -> Tens
         ca, stream = part.ca, context.mounted[index].stream
         if ca is None:
             continue
-        moved = ca(query[:, 0])
+        moved = ca(query[:, 0], before)
         gate = context.gate(index, grid, query)
         if gate is not None:
             moved = gate[..., None] * moved
             if part.ca_background is not None:
-                moved = moved + (1 - gate[..., None]) * part.ca_background(query[:, 0])
+                moved = moved + (1 - gate[..., None]) * part.ca_background(query[:, 0], before)
         video.append(_weighted(moved, index, grid, context))
         if 0 < stream <= len(masks):
-            masks[stream - 1] = ca(query[:, stream])
+            masks[stream - 1] = ca(query[:, stream], before)
     return _stacked(video, masks, query)
 
 

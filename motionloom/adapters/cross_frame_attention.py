@@ -98,6 +98,7 @@ class CrossFrameAttention(nn.Module):
         attn: Any,
         time_embedding: Tensor,
         bias: Tensor | None = None,
+        alike: bool = False,
         guide: KeysValues | None = None,
         modality: str = "video",
     ) -> Tensor:
@@ -109,6 +110,7 @@ class CrossFrameAttention(nn.Module):
             attn: the frozen self-attention.
             time_embedding: (B, E).
             bias: (B or 1, F, N, 2N), columns [first ; previous], added to the logits.
+            alike: whether both halves of the bias are the same at frames 0 and 1, which see frame 0 twice.
             guide: keys and values of the video, for the mask modality under image guidance; not weighted.
             modality: "video" or "mask": whose W'_Q and W'_O.
 
@@ -118,7 +120,7 @@ class CrossFrameAttention(nn.Module):
         pairs = self.video if modality == "video" else self.mask
         weights = self.weighting(time_embedding).to(x.dtype)  # (B, 2)
         if self.settings.form == "joint":
-            return _joint(pairs["both"], x, frozen, weights, attn, bias, guide)
+            return _joint(pairs["both"], x, frozen, weights, attn, bias, bias is None or alike, guide)
         first, previous = (_frames_at(frozen, index) for index in reference_frames(x.shape[1], x.device))
         halves = (None, None) if bias is None else bias.chunk(2, dim=-1)
         total = torch.zeros_like(x)
@@ -160,30 +162,35 @@ def _joint(
     weights: Tensor,
     attn: Any,
     bias: Tensor | None,
+    alike: bool,
     guide: KeysValues | None,
 ) -> Tensor:
     """One softmax over [first ; previous], values weighted.
 
-    Frames 0 and 1 see frame 0 twice; unless a bias tells the two apart, that is half of plain attention to it.
+    Frames 0 and 1 see frame 0 twice; where nothing tells the two apart, that is half of plain attention to it.
     """
     assert isinstance(pair, QueryAndOut)
     q = pair.query(x, attn)  # (B, F, N, C)
+    frames, tokens = x.shape[1:3]
     a = weights[:, :, None, None, None]
     k, v = frozen
-    if bias is not None or guide is not None:
-        references = enumerate(reference_frames(x.shape[1], x.device))
-        seen = [KeysValues(k[:, at], a[:, i] * v[:, at]) for i, at in references]
-        return pair.out(_mixed(q, seen + ([guide] if guide else []), attn, bias))
 
     def first(count: int, weight: Any) -> KeysValues:
         """Frame 0 as `count` frames see it."""
         return KeysValues(*(y.expand(-1, count, -1, -1) for y in (k[:, :1], weight * v[:, :1])))
 
-    late = x.shape[1] - 2
-    parts = [_mixed(q[:, :2], [first(min(2, x.shape[1]), 0.5)], attn, None)]
-    if late > 0:
-        previous = KeysValues(k[:, 1:-1], a[:, 1] * v[:, 1:-1])
-        parts.append(_mixed(q[:, 2:], [first(late, a[:, 0]), previous], attn, None))
+    def previous(since: int) -> KeysValues:
+        """What the frames from `since` on see before them."""
+        before = [y[:, max(since - 1, 0) : max(frames - 1, 1)] for y in (k, a[:, 1] * v)]
+        return KeysValues(*(torch.cat([y[:, :1], y], dim=1)[:, :frames] if since == 0 else y for y in before))
+
+    if guide is not None or not alike:
+        seen = [first(frames, a[:, 0]), previous(0)] + ([guide] if guide else [])
+        return pair.out(_mixed(q, seen, attn, bias))
+    early, late = (None, None) if bias is None else (bias[:, :2, :, :tokens], bias[:, 2:])
+    parts = [_mixed(q[:, :2], [first(min(2, frames), 0.5)], attn, early)]
+    if frames > 2:
+        parts.append(_mixed(q[:, 2:], [first(frames - 2, a[:, 0]), previous(2)], attn, late))
     return pair.out(torch.cat(parts, dim=1))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from motionloom.adapters.attend import attend
+from motionloom.adapters.attend import attend, is_plain
 from motionloom.adapters.settings import TemporalLowRank
 
 
@@ -36,6 +38,11 @@ class LowRank(nn.Module):
         added: Tensor = torch.addmm(*rows, weight.T, alpha=self.scale)
         return added.reshape(frozen.shape)
 
+    def merged(self, frozen: nn.Linear) -> Callable[[Tensor], Tensor]:
+        """x => (W + (alpha / r) B A) x + b, with the W and b of a frozen layer, which stays as it is."""
+        weight = torch.addmm(frozen.weight, self.lora_B.weight, self.lora_A.weight, alpha=self.scale)
+        return lambda x: F.linear(x, weight, frozen.bias)
+
     @torch.no_grad()
     def reset(self, generator: torch.Generator, gaussian: bool = False) -> None:
         """A: Kaiming-uniform, or N(0, 1 / r^2); B: zero."""
@@ -46,6 +53,16 @@ class LowRank(nn.Module):
             bound = 1 / math.sqrt(weight.shape[1])
             weight.uniform_(-bound, bound, generator=generator)
         self.lora_B.weight.zero_()
+
+
+class MergedAttention(NamedTuple):
+    """The projections of an attention with an adapter's low-rank parts in them, and its heads."""
+
+    to_q: Callable[[Tensor], Tensor]
+    to_k: Callable[[Tensor], Tensor]
+    to_v: Callable[[Tensor], Tensor]
+    to_out: list[Callable[[Tensor], Tensor]]
+    heads: int
 
 
 class TemporalSelfAttention(nn.Module):
@@ -76,6 +93,23 @@ class TemporalSelfAttention(nn.Module):
         ]
         mixed = attend(qkv, attn.heads, bias)
         return self._part("to_out").beside(attn.to_out[0](mixed), mixed)
+
+    def merged(self, attn: Any, x: Tensor) -> MergedAttention | None:
+        """The same attention through four matrices W + (alpha / r) B A made for one call, for inputs (..., C) of many rows.
+
+        None where that gains or keeps nothing: few rows, gradients, layers that PEFT or offloading wraps, and precisions in
+        which a small product is lost beside W.
+        """
+        frozen = {"to_q": attn.to_q, "to_k": attn.to_k, "to_v": attn.to_v, "to_out": attn.to_out[0]}
+        if torch.is_grad_enabled() or (not x.is_meta and torch.is_autocast_enabled(x.device.type)):
+            return None
+        if 2 * x.numel() < x.shape[-1] ** 2 or not all(is_plain(layer) for layer in frozen.values()):
+            return None
+        precisions = {layer.weight.dtype for layer in frozen.values()} | {p.dtype for p in self.parameters()}
+        if precisions - {torch.float32, torch.float64} or len(precisions) > 1:
+            return None
+        q, k, v, out = (self._part(name).merged(layer) for name, layer in frozen.items())
+        return MergedAttention(q, k, v, [out], attn.heads)
 
     def _part(self, name: str) -> LowRank:
         part = self.get_submodule(name)

@@ -24,9 +24,16 @@ class TextFreeCrossAttention(nn.Module):
         self.norm = nn.LayerNorm(settings.rank) if settings.form == "mlp" else None
         self.up = nn.Linear(settings.rank, channels, bias=settings.bias)  # B
 
-    def forward(self, query: Tensor) -> Tensor:
-        """Frozen queries (..., N, C) => what is added to the residual stream (..., N, C)."""
-        a = self.down(query.to(self.down.weight.dtype))
+    def forward(self, query: Tensor, before: Tensor | None = None) -> Tensor:
+        """Frozen queries (..., N, C) => what is added to the residual stream (..., N, C).
+
+        Args:
+            before: W_Q (C, C), where `query` is what queries would be made of: (A W_Q) x needs r products a value
+                instead of C.
+        """
+        down = self.down
+        x = query.to(down.weight.dtype)
+        a = down(x) if before is None else F.linear(x, down.weight @ before.to(x.dtype), down.bias)
         hidden = torch.softmax(a, dim=-1) if self.norm is None else F.gelu(self.norm(a))  # (..., N, r)
         out: Tensor = self.up(hidden)
         return out.to(query.dtype)

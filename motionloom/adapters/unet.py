@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from motionloom.adapters.attend import attend, keys, queries, values
+from motionloom.adapters.attend import attend, keys, queries, unmade_queries, values
 from motionloom.adapters.blend import Parts, blend_cross_frames, blend_text_free
 from motionloom.adapters.context import Call, MotionContext
 from motionloom.adapters.cross_frame_attention import KeysValues
@@ -30,7 +30,7 @@ from motionloom.adapters.hooks import (
     watch_calls,
     watch_time_embedding,
 )
-from motionloom.adapters.low_rank import TemporalSelfAttention
+from motionloom.adapters.low_rank import MergedAttention, TemporalSelfAttention
 from motionloom.errors import InputError
 
 
@@ -122,8 +122,9 @@ class TextFreeProcessor:
         self.parts, self.context = parts, context
 
     def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        query = self.context.call.split(queries(attn, hidden_states))
-        return blend_text_free(query, self.parts, self.context).reshape(hidden_states.shape)
+        query, before = unmade_queries(attn, hidden_states)
+        query = self.context.call.split(query)
+        return blend_text_free(query, self.parts, self.context, before).reshape(hidden_states.shape)
 
 
 class TemporalProcessor:
@@ -149,29 +150,39 @@ class TemporalProcessor:
         joint = self.context.joint_temporal
         modalities = 1 if joint else call.modalities
         x = torch.unflatten(hidden_states, 0, (call.batch, modalities, -1))  # (B, M or 1, n, F or M F, C)
-        attended = _Attended(attn, x, call.frames, joint)
-        video = self._video(attended)
-        masks = [self._mask(attended, stream) for stream in range(1, call.modalities)]
+        merged = self._merged(attn, x)
+        parts = {} if merged else self.parts
+        attended = _Attended(merged or attn, x, call.frames, joint)
+        video = self._video(attended, parts)
+        masks = [self._mask(attended, parts, stream) for stream in range(1, call.modalities)]
         out = torch.stack([video, *masks], dim=1) if masks else video[:, None]  # (B, M, n, F, C)
         if joint:
             out = out.transpose(1, 2).flatten(2, 3)
         return out.reshape(hidden_states.shape)
 
-    def _video(self, attended: _Attended) -> Tensor:
+    @property
+    def _is_alone(self) -> bool:
+        """Whether one adapter at weight 1 is all there is, so that its attention is the blend."""
+        return self.blend != "weights" and len(self.context.mounted) == 1 and self.context.plain(0)
+
+    def _merged(self, attn: Any, x: Tensor) -> MergedAttention | None:
+        return self.parts[0].merged(attn, x) if self._is_alone else None
+
+    def _video(self, attended: _Attended, parts: dict[int, TemporalSelfAttention]) -> Tensor:
         """(B, n, F, C)."""
         context, grid = self.context, self.context.call.grid(attended.x.shape[2])
         if self.blend == "weights":
             return attended.summed(
-                [(part, self._weight(index, grid, attended.x)) for index, part in self.parts.items()]
+                [(part, self._weight(index, grid, attended.x)) for index, part in parts.items()]
             )
-        if len(context.mounted) == 1 and context.plain(0):
-            return attended.by(self.parts.get(0), 0, context.temporal_bias(0, grid, attended.x))
+        if self._is_alone:
+            return attended.by(parts.get(0), 0, context.temporal_bias(0, grid, attended.x))
         total = torch.zeros_like(attended.frames_of(attended.x, 0))
         spent = total.new_zeros(())
         for index in range(len(context.mounted)):
             weight = self._weight(index, grid, attended.x)
             bias = context.temporal_bias(index, grid, attended.x)
-            total = total + weight * attended.by(self.parts.get(index), 0, bias)
+            total = total + weight * attended.by(parts.get(index), 0, bias)
             spent = spent + weight
         if self.blend == "relative":
             total = total + (1 - spent) * attended.by(None, 0, None)
@@ -179,9 +190,9 @@ class TemporalProcessor:
             total = total + (1 - spent).clamp(min=0) * attended.by(None, 0, None)
         return total
 
-    def _mask(self, attended: _Attended, stream: int) -> Tensor:
+    def _mask(self, attended: _Attended, parts: dict[int, TemporalSelfAttention], stream: int) -> Tensor:
         index = next(i for i, one in enumerate(self.context.mounted) if one.stream == stream)
-        return attended.by(self.parts.get(index), stream, None)
+        return attended.by(parts.get(index), stream, None)
 
     def _weight(self, index: int, grid: tuple[int, int], like: Tensor) -> Tensor:
         """(n or 1, F or 1, 1)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from motionloom.adapters.adaptive_weighting import AdaptiveWeighting
-from motionloom.adapters.attend import keys, values
+from motionloom.adapters.attend import attend, keys, unmade_queries, values
 from motionloom.adapters.cross_frame_attention import CrossFrameAttention, KeysValues
 from motionloom.adapters.low_rank import LowRank, TemporalSelfAttention
 from motionloom.adapters.settings import CrossFrame, TemporalLowRank, TextFree
@@ -123,6 +123,21 @@ def test_frame_0_gets_half_of_its_plain_attention(attn: Any) -> None:
     assert torch.allclose(half, attn(x[0, :1])[0] / 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@torch.no_grad()
+def test_frames_0_and_1_attend_once_under_a_bias_too(attn: Any, frames: int) -> None:
+    """Halves that are alike there give what the whole softmax gives; halves that are not are told apart."""
+    cfa = scrambled(CrossFrameAttention(C, E, CrossFrame(), False, False))
+    x, e = drawn(B, frames, N, C), drawn(B, E, seed=1)
+    bias = drawn(1, frames, N, 2 * N, seed=2)
+    bias[:, :2, :, N:] = bias[:, :2, :, :N]
+    once, whole = (cfa(x, frozen_of(attn, x), attn, e, bias, alike) for alike in (True, False))
+    assert torch.allclose(once, whole, atol=1e-6)
+    bias[:, 0, :, N:] = -9.0
+    told = cfa(x, frozen_of(attn, x), attn, e, bias, False)
+    assert not torch.allclose(told[:, 0], whole[:, 0], atol=1e-3) and torch.equal(told[:, 1:], whole[:, 1:])
+
+
 @torch.no_grad()
 def test_image_guidance_appends_the_video_unweighted(attn: Any) -> None:
     """With all keys equal, attention is the mean of the values: a third each from [a V_0 ; (1-a) V_p ; V_video]."""
@@ -180,6 +195,20 @@ def test_softmax_form_is_cross_attention_to_a_learnt_prompt(attn: Any) -> None:
     assert torch.allclose(ca(q), expected @ wo, atol=1e-3)
 
 
+def test_text_free_part_takes_the_frozen_queries_into_its_first_map(attn: Any) -> None:
+    """(A W_Q) x = A (W_Q x), with the same gradient; not where the queries are more than a product."""
+    ca, x = scrambled(TextFreeCrossAttention(C, TextFree(rank=5, bias=True))), drawn(3, N, C)
+    query, before = unmade_queries(attn, x)
+    assert query is x and before is attn.to_q.weight
+    outs = ca(attn.to_q(x)), ca(query, before.detach())
+    assert torch.allclose(*outs, atol=1e-6)
+    apart, folded = (torch.autograd.grad(out.square().sum(), ca.down.weight)[0] for out in outs)
+    assert torch.allclose(apart, folded, rtol=1e-4, atol=1e-4)
+    attn.to_q.register_forward_hook(lambda layer, args, out: 2 * out)
+    doubled, none = unmade_queries(attn, x)
+    assert none is None and torch.allclose(doubled, 2 * x @ attn.to_q.weight.T, atol=1e-6)
+
+
 def test_gradient_reaches_b_first_then_a() -> None:
     ca = TextFreeCrossAttention(C, TextFree(rank=5))
     ca.reset(torch.Generator().manual_seed(0))
@@ -216,6 +245,29 @@ def test_temporal_attention_is_the_one_with_merged_weights(attn: Any) -> None:
         frozen = attn.to_out[0] if name == "to_out" else getattr(attn, name)
         frozen.weight += 0.5 * low_rank.lora_B.weight @ low_rank.lora_A.weight
     assert torch.allclose(got, attn(x), atol=1e-5)
+
+
+@torch.no_grad()
+def test_merged_attention_is_the_low_rank_one_and_leaves_the_base(attn: Any) -> None:
+    part, x = scrambled(TemporalSelfAttention(C, TemporalLowRank(rank=4, alpha=2))), drawn(5, FRAMES, C)
+    before = {name: value.clone() for name, value in attn.state_dict().items()}
+    merged = part.merged(attn, x)
+    assert merged is not None
+    qkv = merged.to_q(x), merged.to_k(x), merged.to_v(x)
+    beside = part(x, (attn.to_q(x), attn.to_k(x), attn.to_v(x)), attn, None)
+    assert torch.allclose(merged.to_out[0](attend(qkv, HEADS)), beside, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in attn.state_dict().items())
+
+
+def test_no_merging_where_it_would_lose_something(attn: Any) -> None:
+    part, x = TemporalSelfAttention(C, TemporalLowRank(rank=4)), drawn(5, FRAMES, C)
+    assert part.merged(attn, x) is None  # gradients go through A and B
+    with torch.no_grad():
+        assert part.merged(attn, x) is not None
+        assert part.merged(attn, x[:1, :1]) is None  # one row costs less beside
+        with torch.autocast("cpu", torch.bfloat16):
+            assert part.merged(attn, x) is None  # the small product would be rounded away
+        assert part.to(torch.bfloat16).merged(attn.to(torch.bfloat16), x) is None
 
 
 def test_temporal_start_is_gaussian_of_one_over_rank() -> None:
