@@ -1,6 +1,6 @@
 """The masks that M-MIVA biases attention by, read off its own prediction (section 3.4.1).
 
-noisy mask latents, prediction => x0 in one step => pixels => confidences on the latent grid
+noisy mask latents, prediction => x0 in one step => pixels, decoded or fitted => confidences on the latent grid
 """
 
 from __future__ import annotations
@@ -57,6 +57,25 @@ def advanced(
     """z at another noise level, deterministically: one DDIM step, or one Euler step of flow matching."""
     x0, eps = split_prediction(z, prediction, now, prediction_type)
     return then.signal * x0 + then.noise * eps
+
+
+def fitted_pixels(latents: Tensor, picture: Tensor) -> Tensor:
+    """Masks as pictures of the latents' own size, without a decoder (ours): grey = w z + b at every place, w and b fitted by
+    least squares to frame 0, whose picture is known.
+
+    Args:
+        latents: (1, C, F, h, w), frame 0 clean.
+        picture: (1, 3, H, W) of frame 0, -1..1.
+
+    Returns:
+        (1, 3, F, h, w), -1..1. Directions that frame 0 does not show have weight 0.
+    """
+    size = (latents.shape[-2], latents.shape[-1])
+    grey = F.adaptive_avg_pool2d(picture.float().mean(1), size).flatten()
+    rows = F.pad(latents[0].float().flatten(2).permute(1, 2, 0), (0, 1), value=1.0)  # (F, h w, C + 1)
+    fitted = rows @ (torch.linalg.pinv(rows[0]) @ grey.to(rows))
+    pixels = torch.unflatten(fitted, 1, size).clamp(-1, 1)
+    return pixels.expand(1, 3, -1, -1, -1)
 
 
 def confidences(pixels: Tensor, grid: tuple[int, int], latent_frames: int | None = None) -> Tensor:

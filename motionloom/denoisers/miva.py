@@ -43,6 +43,8 @@ class MivaOptions(BaseModel):
         start_timestep: the noise level at which the low band is taken from the photo, 0..999.
         posterior: frame 0 is a "sample" of the photo's posterior or its "mean".
         adain: give frames 1.. the statistics of frame 0 after the last step.
+        mask_decode: predicted masks are read through the "codec", or by a "linear" map fitted to the given mask,
+            which costs nothing (ours; see `proxy_mask.fitted_pixels`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -52,6 +54,7 @@ class MivaOptions(BaseModel):
     start_timestep: int = Field(START_TIMESTEP, ge=0, le=999)
     posterior: Literal["sample", "mean"] = "sample"
     adain: bool = True
+    mask_decode: Literal["codec", "linear"] = "codec"
 
 
 class MivaBase(Base):
@@ -152,13 +155,15 @@ class MivaBase(Base):
                 yield Paced(self.denoiser, context, steps)
 
     def _subjects(self, request: Request, masked: list[Asked]) -> SubjectMasks:
-        """The masks of masked adapters: encoded as pictures, started and decoded as the video is."""
+        """The masks of masked adapters: encoded as pictures, started and, unless linearly, decoded as the video is."""
+        from motionloom.adapters.proxy_mask import fitted_pixels
         from motionloom.sampling.masked import SubjectMasks
 
         regions = [torch.from_numpy(one.region) for one in masked if one.region is not None]
         pictures = [(2 * region - 1).expand(1, 3, -1, -1) for region in regions]
         latents = [self.codec.encode(picture[:, :, None]) for picture in pictures]
-        return SubjectMasks(pictures, latents, self.start_noise(request), self.codec.decode)
+        decode = self.codec.decode if self.options.mask_decode == "codec" else fitted_pixels
+        return SubjectMasks(pictures, latents, self.start_noise(request), decode)
 
     def decode(self, latents: Tensor, request: Request, progress: Progress | None = None) -> Tensor:
         """See `Base`."""

@@ -35,7 +35,7 @@ class SubjectMasks:
         pictures: K masks of the photo, (1, 3, H, W), -1..1: white is the subject.
         latents: their clean latents, (1, C, 1, h, w) each.
         start: a clean latent, the clip's latent shape and a generator => start latents, as for the video.
-        decode: latents (1, C, F, h, w) and the first picture => pixels (1, 3, T, H, W).
+        decode: latents (1, C, F, h, w) and the first picture => pixels (1, 3, T, H, W), or of the latents' own size.
     """
 
     pictures: list[Tensor]

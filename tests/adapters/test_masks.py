@@ -17,11 +17,14 @@ from motionloom.adapters.proxy_mask import (
     Level,
     advanced,
     confidences,
+    fitted_pixels,
     ground_truth_probability,
     in_latent_time,
     split_prediction,
 )
 from motionloom.adapters.settings import AdapterSettings, Masks
+from motionloom.conditions.asked import Asked
+from motionloom.denoisers.base import Request
 from motionloom.errors import ConfigError, InputError
 from motionloom.sampling.masked import MaskedDenoiser, SubjectMasks, mask_steps
 from tests.adapters.conftest import latents_for, moved, predict
@@ -317,6 +320,38 @@ def test_frames_join_as_in_the_latent() -> None:
     s = torch.arange(9.0).reshape(1, 9, 1, 1)
     assert in_latent_time(s, 3).flatten().tolist() == [0, 2.5, 6.5]
     assert torch.equal(in_latent_time(s, 9), s)
+
+
+def test_fitted_masks_are_exact_where_latents_are_linear_in_grey() -> None:
+    """Latents made as picture times a direction plus an offset, and noise that grey has no part in."""
+    masks = drawn(1, 1, 3, 6, 8)
+    direction, offset = drawn(4, seed=1) - 0.5, drawn(4, seed=2)
+    latents = torch.einsum("bmfhw,c->bcfhw", masks, direction) + offset[:, None, None, None]
+    picture = F.interpolate(2 * masks[:, :, 0] - 1, scale_factor=8).expand(-1, 3, -1, -1)
+    got = fitted_pixels(latents, picture)
+    assert got.shape == (1, 3, 3, 6, 8) and torch.allclose(got, (2 * masks - 1).expand_as(got), atol=1e-3)
+    stretched = (masks[0, 0] - masks[0, 0].amin((1, 2), keepdim=True)) / (
+        masks[0, 0].amax((1, 2), keepdim=True) - masks[0, 0].amin((1, 2), keepdim=True)
+    )
+    assert torch.allclose(confidences(got, (6, 8), 3)[0], stretched, atol=1e-3)
+    nothing_told = fitted_pixels(torch.ones_like(latents), torch.full((1, 3, 48, 64), 0.25))
+    assert torch.allclose(nothing_told, torch.tensor(0.25), atol=1e-5)
+
+
+@pytest.mark.parametrize("base", ["tiny-animatediff", "tiny-wan"])
+def test_masks_are_fitted_on_request(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With mask_decode=linear no mask passes through the codec, and the option is told."""
+    loaded = ml.load_base(base, mask_decode="linear")
+    region = torch.zeros(64, 64)
+    region[:, :32] = 1
+    asked = Asked("birds", region=region.numpy(), adapter=ml.new_adapter(loaded.denoiser, masked=True))
+    request = Request(torch.zeros(1, 3, 64, 64), (asked,), num_frames=5, fps=8, num_steps=2)
+    subjects = loaded._subjects(request, [asked])
+    monkeypatch.setattr(type(loaded.codec), "decode", None)
+    latents = subjects.latents[0].expand(-1, -1, 2, -1, -1)
+    pixels = subjects.decode(latents, subjects.pictures[0])
+    assert pixels.shape == (1, 3, 2, *latents.shape[-2:])
+    assert loaded.facts()["options"]["mask_decode"] == "linear"
 
 
 def test_true_masks_fade_with_a_cosine() -> None:
