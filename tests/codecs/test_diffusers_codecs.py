@@ -78,6 +78,19 @@ def test_a_sample_of_the_posterior_belongs_to_its_generator(
     assert torch.equal(one, again) and not torch.equal(one, other) and not torch.equal(one, mean)
 
 
+@pytest.mark.parametrize("name", ["image", "video"])
+def test_a_cached_posterior_is_the_one_that_encoding_samples(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    """Its mean and spread carry the latents' scale: z = (m + s e) c has mean c m and standard deviation c s."""
+    codec = request.getfixturevalue(name)
+    posterior = codec.posterior(clip(1))
+    assert torch.allclose(posterior.mean, codec.encode(clip(1)), atol=1e-6)
+    drawn = codec.encode(clip(1), torch.Generator().manual_seed(1)) - posterior.mean
+    cached = posterior.sample(torch.Generator().manual_seed(1)) - posterior.mean
+    assert torch.allclose(cached, drawn, atol=1e-5) and drawn.abs().max() > 1e-2
+
+
 def test_sizes_that_cannot_be_are_refused(image: ImageAutoencoder, video: WanAutoencoder) -> None:
     for codec in (image, video):
         with pytest.raises(InputError, match="multiples of 8"):
