@@ -23,13 +23,13 @@ from motionloom.errors import UserError
 from motionloom.training import randomness
 from motionloom.training.loop import has_8bit_optimizer, new_optimizer
 from motionloom.training.objectives.base import Objective
-from motionloom.training.precision import autocast
+from motionloom.training.precision import HALVES, LossScale, autocast
 from motionloom.training.recipe import Recipe
 
 # A step above this is not run for real: about half a minute on two slow cores.
 LARGEST_REAL_STEP_FLOP = 4e11
-# bf16 halves most of what backward keeps; norms and losses stay fp32.
-BF16_ACTIVATION_SHARE = 0.6
+# bf16 and fp16 halve most of what backward keeps; norms and losses stay fp32.
+HALF_ACTIVATION_SHARE = 0.6
 
 
 def forecast(recipe: Recipe) -> dict[str, Any]:
@@ -99,8 +99,8 @@ def _memory(recipe: Recipe, objective: Objective, cost: dict[str, Any]) -> dict[
     averaged = objective.ema_networks if recipe.ema_decay is not None else ()
     in_8_bits = recipe.optimizer.kind == "adamw8bit" and has_8bit_optimizer()
     activations = cost["activation_bytes"]
-    if activations is not None and recipe.precision == "bf16":
-        activations = int(activations * BF16_ACTIVATION_SHARE)
+    if activations is not None and recipe.precision in HALVES:
+        activations = int(activations * HALF_ACTIVATION_SHARE)
     parts = {
         "weights": sum(_bytes(network) for network in networks.values()),
         "frozen_weights": sum(_bytes(network) for network in _frozen(objective).values()),
@@ -111,8 +111,8 @@ def _memory(recipe: Recipe, objective: Objective, cost: dict[str, Any]) -> dict[
     }
     how = "of one process that takes the whole batch; weights, gradients, two moments and averages counted"
     how += "; activations: " + cost["how"]
-    if recipe.precision == "bf16":
-        how += f", times {BF16_ACTIVATION_SHARE} for bf16"
+    if recipe.precision in HALVES:
+        how += f", times {HALF_ACTIVATION_SHARE} for {recipe.precision}"
     if getattr(recipe.stage, "gradient_checkpointing", False):
         how += "; what a checkpointed layer holds while it is run again is not counted"
     return {**parts, "total": sum(value for value in parts.values() if value is not None), "how": how}
@@ -252,6 +252,7 @@ def _run_real_steps(recipe: Recipe, dataset: TrainingDataset | None, device: tor
         name: [p for p in params if p.requires_grad] for name, params in objective.parameter_groups().items()
     }
     optimizers = {name: new_optimizer(recipe, params) for name, params in groups.items()}
+    scales = {name: LossScale(device, recipe.precision) for name in groups}
     generator = torch.Generator(device).manual_seed(0)
     seconds = 0.0
     for _ in range(2):
@@ -263,8 +264,10 @@ def _run_real_steps(recipe: Recipe, dataset: TrainingDataset | None, device: tor
             if drawn is None:
                 break
             name, loss, _numbers = drawn
-            torch.autograd.backward(loss, inputs=groups[name])
-            optimizers[name].step()
+            torch.autograd.backward(scales[name].scaled(loss), inputs=groups[name])
+            scales[name].unscale(optimizers[name])
+            scales[name].step(optimizers[name])
+            scales[name].adapt()
             optimizers[name].zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -4,12 +4,17 @@
         for each micro-batch:
             for name, loss, numbers in objective.losses(batch, step, generator):
                 backward into the parameters of optimizer `name`
-                on the last micro-batch: average over processes, check, clip, step
+                on the last micro-batch: average over processes, unscale, check, clip, step
         average the weights; log, preview, save when due; stop when asked to
 
-What a step does depends on the training state alone (networks, optimizers, averaged weights, random
+What a step does depends on the training state alone (networks, optimizers, loss scales, averaged weights, random
 generators and the counters of `Progress`), and a checkpoint holds all of it. Order and augmentation of the
 data are functions of (seed, position), the learning rate is one of the step.
+
+Two things are skipped, and either way the step counts: learning rate and data move on.
+    a loss or norm that is not finite    the whole step; `MAX_SKIPPED_IN_A_ROW` more of them end the run
+    gradients that overflow fp16         that optimizer's update; ends the run when the loss scale passes its floor
+Averaged weights take part only where an update was made to what they average.
 
 Several processes (`accelerate launch`, `torchrun`) each take a share of every batch; gradients are averaged
 by one all- reduce per optimizer step, which needs no wrapping of networks, so an objective may call any
@@ -31,7 +36,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -46,7 +51,7 @@ from motionloom.training import randomness
 from motionloom.training.data_order import SampleOrder, load_batches, require_samples
 from motionloom.training.ema import WeightAverage
 from motionloom.training.objectives.base import Objective
-from motionloom.training.precision import autocast
+from motionloom.training.precision import SMALLEST_SCALE, LossScale, autocast, missing_operations_told
 from motionloom.training.progress import ProgressBar
 from motionloom.training.recipe import Recipe, learning_rate_at
 from motionloom.training.run_folder import Checkpoint, RunFolder
@@ -66,6 +71,15 @@ class Progress:
     position: int = 0  # samples drawn from the order so far, over all processes
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # spent training, over all sessions
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """An update that was not made, because gradients were not finite at a loss scale of fp16."""
+
+    optimizer: str
+    loss_scale: float  # from now on
+    overflows: int  # of this optimizer, in the whole run
 
 
 @dataclass
@@ -132,6 +146,7 @@ class TrainingLoop:
                 fix="correct learning_rates",
             )
         self.optimizers = {name: new_optimizer(recipe, params) for name, params in self.groups.items()}
+        self.loss_scales = {name: LossScale(self.device, recipe.precision) for name in self.groups}
         self.average = (
             WeightAverage({n: objective.networks[n] for n in objective.ema_networks}, recipe.ema_decay)
             if recipe.ema_decay is not None and objective.ema_networks
@@ -176,7 +191,9 @@ class TrainingLoop:
 
         Raises:
             Interrupted: SIGINT, SIGTERM or SIGHUP arrived; the step was finished and the state saved.
-            NumericError: loss or gradients were not finite more than `MAX_SKIPPED_IN_A_ROW` times in a row.
+            NumericError: loss or gradients were not finite more than `MAX_SKIPPED_IN_A_ROW` times in a row, or a loss
+                scale fell below `SMALLEST_SCALE`.
+            ConfigError: the device lacks an operation in fp16.
             ResourceError: memory or disk ran out; the last checkpoint is intact.
         """
         recipe = self.recipe
@@ -184,7 +201,11 @@ class TrainingLoop:
         began, before = time.monotonic(), self.progress.seconds
         saved = began
         window = _Window()
-        with stop_signals() as stop, _memory_errors():
+        with (
+            stop_signals() as stop,
+            _memory_errors(),
+            missing_operations_told(self.device, recipe.precision),
+        ):
             self.bar.at(self.progress.step)
             while self.progress.step < recipe.steps:
                 window.add(self._step(batches))
@@ -243,31 +264,42 @@ class TrainingLoop:
         buffers = self._buffers()
         kept = [buffer.clone() for buffer in buffers]
         told: dict[str, list[float]] = defaultdict(list)
+        overflowed: list[Overflow] = []
         problem = ""
         for micro in range(self.recipe.accumulation):
             batch = _to_device(next(batches), self.device)
             counters.position += self.recipe.batch_size
             if not problem:
-                problem = self._micro_step(batch, step, micro == self.recipe.accumulation - 1, told)
+                is_last = micro == self.recipe.accumulation - 1
+                problem = self._micro_step(batch, step, is_last, told, overflowed)
         counters.step += 1
+        for overflow in overflowed:
+            self._tell_overflow(overflow)
         if problem:
             for buffer, value in zip(buffers, kept, strict=True):
                 buffer.copy_(value)  # a NaN batch poisons the running statistics of norms
             self._skip(problem)
             return {}
-        counters.skipped_in_a_row = 0
+        updated = {name for name in self.groups if f"grad_norm_{name}" in told}
+        if updated or not overflowed:
+            counters.skipped_in_a_row = 0
         self._share_buffers(buffers)
-        if self.average is not None:
+        if self.average is not None and not self._average_waits(updated, {o.optimizer for o in overflowed}):
             self.average.update()
         return {key: sum(values) / len(values) for key, values in told.items()}
 
     def _micro_step(
-        self, batch: dict[str, Any], step: int, is_last: bool, told: dict[str, list[float]]
+        self,
+        batch: dict[str, Any],
+        step: int,
+        is_last: bool,
+        told: dict[str, list[float]],
+        overflowed: list[Overflow],
     ) -> str:
         """Forward and backward of every loss on one micro-batch, and the updates if it is the last of its
         step.
 
-        Returns what was not finite, or "".
+        Returns what was not finite, or ""; updates that were not made because fp16 overflowed go to `overflowed`.
         """
         losses = self.objective.losses(batch, step, self.generator)
         while True:
@@ -280,46 +312,79 @@ class TrainingLoop:
             problem = "" if math.isfinite(value) else f"loss of {name} is {value}"
             if not self._all_agree(problem == ""):
                 return problem or f"loss of {name} is not finite in another process"
-            params = self.groups[name]
-            self.accelerator.backward(loss / self.recipe.accumulation, inputs=params)
+            params, scale = self.groups[name], self.loss_scales[name]
+            self.accelerator.backward(scale.scaled(loss / self.recipe.accumulation), inputs=params)
             told[f"loss_{name}"].append(value)
             for key, number in numbers.items():
                 told[key].append(number)
             if is_last:
+                if scale.enabled:
+                    told[f"scale_{name}"].append(scale.value)
                 norm = self._update(name, params)
-                if not math.isfinite(norm):
+                if scale.adapt():
+                    overflowed.append(Overflow(name, scale.value, scale.overflows))
+                elif not math.isfinite(norm):
                     return f"gradient norm of {name} is {norm}"
-                told[f"grad_norm_{name}"].append(norm)
+                else:
+                    told[f"grad_norm_{name}"].append(norm)
 
     def _update(self, name: str, params: list[nn.Parameter]) -> float:
-        """Average the gradients over processes, check, clip and step. Returns their norm; NaN or Inf: no
+        """Average the gradients over processes, unscale, check, clip and step. Returns their norm; NaN or Inf: no
         step.
         """
+        optimizer, scale = self.optimizers[name], self.loss_scales[name]
         if self.world > 1:
-            self._average_gradients(params)
+            self._average_gradients(params)  # still scaled: what overflowed in one process does so in all
+        scale.unscale(optimizer)
         grads = [p.grad for p in params if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
         value = float(norm)
-        if not math.isfinite(value):
-            return value
-        if self.recipe.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(params, self.recipe.clip_norm, norm)
-        self.optimizers[name].step()
-        self.optimizers[name].zero_grad(set_to_none=True)
+        if math.isfinite(value):
+            if self.recipe.clip_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(params, self.recipe.clip_norm, norm)
+            scale.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
         return value
+
+    def _average_waits(self, updated: set[str], overflowed: set[str]) -> bool:
+        """Whether overflows kept everything that is averaged as it was."""
+        learned = {
+            id(p) for name in self.objective.ema_networks for p in self.objective.networks[name].parameters()
+        }
+        movers = {name for name, params in self.groups.items() if any(id(p) in learned for p in params)}
+        return bool(movers & overflowed) and not movers & updated
+
+    def _tell_overflow(self, overflow: Overflow) -> None:
+        """Say and log an update that was not made. Raises NumericError below the smallest loss scale."""
+        step, name, scale = self.progress.step, overflow.optimizer, f"{overflow.loss_scale:g}"
+        self._tell(
+            "overflow",
+            f"step {step}: gradients of {name} overflowed fp16, its update was skipped; loss scale now {scale}",
+            **asdict(overflow),
+        )
+        if overflow.loss_scale < SMALLEST_SCALE:
+            self._diverged(
+                f"step {step}: the loss scale of {name} fell to {scale}, below {SMALLEST_SCALE:g}: its gradients "
+                "are not finite in fp16 even unscaled"
+            )
 
     def _skip(self, problem: str) -> None:
         counters = self.progress
         counters.skipped_in_a_row += 1
         if counters.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
-            good = self.run_folder.last_good() if self.is_main else "see the main process"
-            self._tell("diverged", f"step {counters.step}: {problem}")
-            raise NumericError(
-                f"step {counters.step}: {problem}, and the {MAX_SKIPPED_IN_A_ROW} steps before were skipped "
-                f"for such reasons; last good checkpoint: {good}",
-                fix="start a new run with a lower learning_rate, a clip_norm, or precision=fp32",
+            self._diverged(
+                f"step {counters.step}: {problem}",
+                f", and the {MAX_SKIPPED_IN_A_ROW} steps before were skipped for such reasons",
             )
         self._tell("skipped", f"skipped step {counters.step}: {problem}")
+
+    def _diverged(self, problem: str, why_now: str = "") -> NoReturn:
+        good = self.run_folder.last_good() if self.is_main else "see the main process"
+        self._tell("diverged", problem)
+        raise NumericError(
+            f"{problem}{why_now}; last good checkpoint: {good}",
+            fix="start a new run with a lower learning_rate, a clip_norm, or precision=fp32",
+        )
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         recipe = self.recipe
@@ -369,6 +434,7 @@ class TrainingLoop:
             "epoch": epoch,
             "index": index,
             "average_updates": self.average.updates if self.average is not None else None,
+            **self._loss_scale_states(),
             "randomness": [{key: state[key] for key in ("python", "numpy")} for state in random_states],
             "processes": self.world,
             "dataset": {"length": len(self.dataset), "fingerprint": self.dataset.fingerprint},
@@ -385,6 +451,8 @@ class TrainingLoop:
             _load_network(name, network, _below(tensors["networks"], name))
         for name, optimizer in self.optimizers.items():
             _load_optimizer(optimizer, _below(tensors["optimizers"], name))
+        for name, state in numbers.get("loss_scales", {}).items():
+            self.loss_scales[name].load_state_dict(state)
         if self.average is not None:
             self.average.load_state_dict(
                 {key: value.to(self.device) for key, value in tensors["averages"].items()},
@@ -397,6 +465,11 @@ class TrainingLoop:
         randomness.restore(
             numbers["randomness"][self.rank] | _below(tensors["randomness"], rank), self.generator
         )
+
+    def _loss_scale_states(self) -> dict[str, Any]:
+        """{"loss_scales": {optimizer: state}} of an fp16 run, else nothing."""
+        states = {name: scale.state_dict() for name, scale in self.loss_scales.items() if scale.enabled}
+        return {"loss_scales": states} if states else {}
 
     def _refuse_other_run(self, numbers: dict[str, Any]) -> None:
         told = []
@@ -467,10 +540,10 @@ class TrainingLoop:
 
     # --- what a person sees ---------------------------------------------------------------------------------
 
-    def _tell(self, event: str, sentence: str) -> None:
+    def _tell(self, event: str, sentence: str, **facts: Any) -> None:
         if self.is_main:
             self.bar.say(sentence)
-            self.run_folder.log({"event": event, "step": self.progress.step, "message": sentence})
+            self.run_folder.log({"event": event, "step": self.progress.step, "message": sentence, **facts})
 
     def _log(self, window: _Window) -> None:
         seconds = (time.monotonic() - window.began) / max(1, window.steps)

@@ -129,7 +129,9 @@ class Recipe(Section):
     optimizer: OptimizerSettings = Field(default_factory=lambda: OptimizerSettings.model_validate({}))
     clip_norm: float | None = Field(None, gt=0, description="gradient norm per optimizer; null does not clip")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="null keeps no averaged weights")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="of the forward pass, see precision.py"
+    )
     seed: int = Field(0, ge=0, lt=2**31)
     save_every_steps: int | None = Field(1000, ge=1)
     save_every_minutes: float | None = Field(None, gt=0)

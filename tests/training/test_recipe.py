@@ -63,7 +63,11 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
         ("steps: 100", "steps: 100\nsteps: 200", "line 9: key 'steps' given twice, first in line 8"),
         ("  size_px: 64", "  size_px: 63", "line 7: data.size_px: expected one even number of pixels"),
         ("  size_px: 64", "  size_px: 64\n  flip: on", "line 8: data.flip: input should be a valid boolean"),
-        ("steps: 100", "steps: 100\nprecision: fp16", "line 9: precision: input should be 'fp32' or 'bf16'"),
+        (
+            "steps: 100",
+            "steps: 100\nprecision: fp8",
+            "line 9: precision: input should be 'fp32', 'bf16' or 'fp16'",
+        ),
         ("steps: 100", "steps: !!python/object/apply:os.system [true]", "line 8: tags are not allowed"),
         ("steps: 100", "steps: &a 100\nseed: *a", "line 9: aliases (*name) are not allowed"),
         ("steps: 100", "steps: [", "line"),
