@@ -14,6 +14,8 @@ from motionloom.codecs.warp_codec import WarpCodec
 from motionloom.conditions.motion_map import CHANNELS
 from motionloom.datasets.motion_samples import build_synthetic, draw_parts, fields
 from motionloom.denoisers.map_generator import MapGenerator, MapGeneratorConfig
+from motionloom.sampling.loop import sample
+from motionloom.sampling.schedules import rectified_flow
 from motionloom.train import train
 from motionloom.training.mini_stages import DrawnClips, MappedMotions
 from motionloom.training.objectives.mini import MiniDecoderObjective, MiniGeneratorObjective
@@ -92,6 +94,28 @@ def test_the_generator_learns_and_its_export_answers_alike(
     with torch.no_grad():
         difference = again(batch["latents"], time, told) - objective.generator(batch["latents"], time, own)
     assert difference.abs().max() < 2e-2  # fp16 weights
+
+
+def test_the_true_velocity_costs_the_generator_nothing(motion: LinearMotion) -> None:
+    """x_t = (1 - t) z + t e, so (x_t - z) / t = e - z: who knows z knows the answer, and sampling ends at z."""
+    latents = torch.randn(4, 9, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    class Oracle(MapGenerator):
+        def forward(self, x: torch.Tensor, timestep: torch.Tensor, condition: object) -> torch.Tensor:
+            return (x - latents) / (timestep[:, None, None, None] / 1000)
+
+    oracle = Oracle(TINY)
+    batch = {
+        "photo": torch.zeros(4, 3, 16, 16), "map": torch.zeros(4, CHANNELS, 2, 2), "offset": torch.zeros(4, 2),
+        "latents": latents,
+    }  # fmt: skip
+    ((_, loss, logs),) = MiniGeneratorObjective(oracle, motion).losses(
+        batch, 0, torch.Generator().manual_seed(1)
+    )
+    assert float(loss) < 1e-8 and logs["mse_camera"] < 1e-8
+    told = oracle.tell(batch["photo"], 2, 2).with_map(batch["map"])
+    noise = torch.randn(4, 9, 2, 2, generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(sample(oracle, rectified_flow(), noise, told, 5, None), latents, atol=1e-5)
 
 
 def test_samples_repeat_from_their_seed(
