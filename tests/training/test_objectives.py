@@ -150,6 +150,13 @@ def test_adaptive_weight_is_the_ratio_of_gradients() -> None:
     assert adaptive_weight(0 * weight.sum(), weight.sum(), weight).item() == 0.0
 
 
+def test_adaptive_weight_sees_gradients_below_the_range_of_fp16() -> None:
+    weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+    rec = 2e-8 * weight.half().sum().float()  # its gradient in fp16 would be 0
+    ratio = adaptive_weight(rec, 0 * weight.sum(), weight).item()
+    assert ratio == pytest.approx(2e-8 * math.sqrt(2) / 1e-4, rel=1e-2)
+
+
 def test_adversarial_forms() -> None:
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.5])
     assert Hinge().discriminator(real, fake).item() == pytest.approx(0.5 * (0.25 + 0.75))

@@ -248,9 +248,13 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_weight: Te
         reconstruction: L_rec, the scalar reconstruction error without KL.
         adversarial: L_G, the generator's scalar adversarial loss.
         last_weight: W, the weight of the decoder's last convolution.
+
+    Gradients of mean losses are tiny; scaled by a power of two they stay in the range of fp16, and change no bit in fp32.
     """
     rec_norm, gan_norm = (
-        torch.linalg.vector_norm(torch.autograd.grad(loss, last_weight, retain_graph=True)[0].float())
+        torch.linalg.vector_norm(
+            torch.autograd.grad(2**10 * loss, last_weight, retain_graph=True)[0].float() / 2**10
+        )
         for loss in (reconstruction, adversarial)
     )
     weight: Tensor = rec_norm / (gan_norm + 1e-4)
