@@ -212,8 +212,9 @@ def text_of_checkpoint(checkpoint: str | os.PathLike[str]) -> TextTokens:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Inside, transformers draws no progress bars of its own."""
-    from transformers.utils import logging
+    import transformers.utils.logging
 
+    logging: Any = transformers.utils.logging  # parts of it carry no types
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
