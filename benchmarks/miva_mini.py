@@ -4,6 +4,7 @@ Clips generated from the first frames of windows of held-out clips, with the ada
 other words alone, and standing still, each against those windows:
 
     speed, shape   distance of measured flow statistics, and of headings (`statistics` and `apart` of benchmarks/mini.py)
+    field          cosine of the flow at the end, generated and real, mean over windows: 1 where a motion has one direction
     place          correlation of how far each place goes, generated and real, mean over windows
     amount         mean way, generated over real; `dial` is that of weight 0.5 over weight 1
 """
@@ -47,6 +48,11 @@ def moved(base: MiniBase, photos: Tensor, asked: Sequence[Asked], seed: int) -> 
         return latents_for(base, photos, asked, seed)
 
 
+def field(made: Tensor, real: Tensor) -> float:
+    """Mean cosine of flows at the end (N, 2, h, w)."""
+    return float(torch.cosine_similarity(made.flatten(1), real.flatten(1)).mean())
+
+
 def place(made: Tensor, real: Tensor) -> float:
     """Mean correlation of ways (N, h, w)."""
     rows = zip(made.flatten(1).numpy(), real.flatten(1).numpy(), strict=True)
@@ -59,7 +65,8 @@ def measure(base: MiniBase, windows: Tensor, ways: Sequence[Asked], seeds: int =
     photos = windows[:, :, 0]
     frames = ((windows.permute(0, 2, 3, 4, 1) + 1) * 127.5).round().byte().numpy()
     seen = [statistics(clip) for clip in frames]
-    real = way(base.codec.motion.decode(FlowEncoder(base.codec.motion).encode_motion(windows).mean).local)
+    true = base.codec.motion.decode(FlowEncoder(base.codec.motion).encode_motion(windows).mean).local
+    real = way(true)
     still = [statistics(np.repeat(clip[:1], NUM_FRAMES, 0)) for clip in frames]
     half = len(seen) // 2
     out: Numbers = {
@@ -68,11 +75,13 @@ def measure(base: MiniBase, windows: Tensor, ways: Sequence[Asked], seeds: int =
     }
     for one in ways:
         latents = [moved(base, photos, [one], 500 + seed) for seed in range(seeds)]
-        gone = torch.cat([way(base.codec.motion.decode(z).local) for z in latents])
+        local = torch.cat([base.codec.motion.decode(z).local for z in latents])
+        gone = way(local)
         clips = [statistics(drawn(base, z, p, [one])) for z, p in zip(latents[0], photos, strict=True)]
         out[one.name] = {
             "speed": apart(clips, seen, "speed"),
             "shape": apart(clips, seen, "shape"),
+            "field": field(local[:, -1], true[:, -1].repeat(seeds, 1, 1, 1)),
             "place": place(gone, real.repeat(seeds, 1, 1)),
             "amount": float(gone.mean() / real.mean()),
         }
