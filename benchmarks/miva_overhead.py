@@ -81,7 +81,7 @@ def measure(base: Any, frames: int, side: int, clock: Clock) -> dict[str, Any]:
     def run(latents: torch.Tensor) -> Any:
         return network(latents, timestep, encoder_hidden_states=text)
 
-    run(one[:, :, :1].expand(-1, -1, frames, -1, -1)) if clock.on_gpu else None  # warm up
+    run(one)  # warm up: the first call pays for starting
     seconds = {"plain": clock(lambda: run(one))}
     for name, count in (("miva", 1), ("miva_two", 2)):
         with adapters(network, count, masked=False):

@@ -76,7 +76,7 @@ BASES: dict[str, Row] = {
         _shipped,
     ),
     "animatediff-v3": Row(
-        "Stable Diffusion 1.5 with motion module v3; moves by MIVA adapters, 512x320, 16 frames",
+        "Stable Diffusion 1.5 with motion module v3; moves by MIVA adapters, prompts and text adapters, 512x320, 16 frames",
         "motionloom.denoisers.animatediff:load_animatediff",
         _cached(
             (SPATIAL_REPOSITORY, SPATIAL_FILES, FETCH_SPATIAL),
