@@ -19,15 +19,17 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from motionloom.errors import InputError, MotionLoomError, ResourceError
 
 MANIFEST_NAME = "MANIFEST.json"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2  # written only where files are listed in sections; 1 is a sum a file
 MAX_NAME_BYTES = 200  # leaves room for the temporary name within the 255 bytes of common file systems
+HASHED_BYTES = 1 << 18  # read and hashed at once: a size that stays in the cache
 FOREIGN_PART_SECONDS = 24 * 3600.0  # the pid of a part made on another machine says nothing: wait a day
 
 _PART = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<rand>[0-9A-Za-z]+)(?P<old>\.old)?\.part$", re.DOTALL)
@@ -127,17 +129,42 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 # --- manifest: the completion mark of a folder --------------------------------------------------------------
 
 
-def write_manifest(folder: str | os.PathLike[str]) -> Path:
+@dataclass(frozen=True)
+class Section:
+    """A run of bytes of a file: its length, and their sha256 in hexadecimal."""
+
+    size_bytes: int
+    sha256: str
+
+
+def write_manifest(
+    folder: str | os.PathLike[str], known: Mapping[Path, Sequence[Section]] | None = None
+) -> Path:
     """Write MANIFEST.json with the size and sha256 of every file below `folder`; call it last, it marks
     completion.
+
+    Args:
+        folder: complete but for the manifest.
+        known: path -> what its writer hashed while it wrote, in order and without gaps; other files are read again.
     """
     root = Path(folder)
     files = {
-        file.relative_to(root).as_posix(): {"size_bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        file.relative_to(root).as_posix(): _listed(file, (known or {}).get(file))
         for file in sorted(root.rglob("*"))
         if file.is_file() and file != root / MANIFEST_NAME and not _PART.match(file.name)
     }
-    return write_json(root / MANIFEST_NAME, {"format_version": MANIFEST_VERSION, "files": files})
+    version = MANIFEST_VERSION if any("sections" in entry for entry in files.values()) else 1
+    return write_json(root / MANIFEST_NAME, {"format_version": version, "files": files})
+
+
+def _listed(file: Path, known: Sequence[Section] | None) -> dict[str, Any]:
+    """The manifest's entry of a file: one sum, or one for each of its sections."""
+    size_bytes = file.stat().st_size
+    sections = known or [Section(size_bytes, sha256_of(file))]
+    assert sum(section.size_bytes for section in sections) == size_bytes, f"{file} was changed since written"
+    if len(sections) == 1:
+        return {"size_bytes": size_bytes, "sha256": sections[0].sha256}
+    return {"size_bytes": size_bytes, "sections": [asdict(section) for section in sections]}
 
 
 def verify_manifest(folder: str | os.PathLike[str]) -> list[str]:
@@ -150,39 +177,53 @@ def verify_manifest(folder: str | os.PathLike[str]) -> list[str]:
     try:
         content = json.loads(manifest.read_bytes())
         version, files = content["format_version"], content["files"]
-        listed = [
-            (str(name), int(facts["size_bytes"]), str(facts["sha256"])) for name, facts in files.items()
-        ]
+        if version in range(1, MANIFEST_VERSION + 1):
+            listed = [(str(name), _sections_of(entry)) for name, entry in files.items()]
     except FileNotFoundError:
         return [f'"{manifest}" is missing: the folder was not completed']
     except OSError as problem:
         return [f'"{manifest}" cannot be read: {problem.strerror}']
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return [f'"{manifest}" is damaged: it is not a manifest of ours']
-    if version != MANIFEST_VERSION:
+    if version not in range(1, MANIFEST_VERSION + 1):
         return [
-            f'"{manifest}" has format version {version!r}, this MotionLoom reads version {MANIFEST_VERSION}'
+            f'"{manifest}" has format version {version!r}, '
+            f"this MotionLoom reads versions 1 to {MANIFEST_VERSION}"
         ]
     return [found for entry in listed if (found := _problem_of(Path(folder), *entry))]
 
 
-def _problem_of(root: Path, name: str, size_bytes: int, sha256: str) -> str:
+def _sections_of(entry: dict[str, Any]) -> list[Section]:
+    """The inverse of `_listed`; any error means damage."""
+    sections = [Section(int(one["size_bytes"]), str(one["sha256"])) for one in entry.get("sections", [entry])]
+    if sum(section.size_bytes for section in sections) != int(entry["size_bytes"]):
+        raise ValueError("sections of another file")
+    return sections
+
+
+def _problem_of(root: Path, name: str, sections: list[Section]) -> str:
     file = root / name
     if not file.resolve().is_relative_to(root.resolve()):
         return f'"{name}" lies outside the folder'
     try:
-        actual_bytes = file.stat().st_size
+        actual_bytes, size_bytes = file.stat().st_size, sum(section.size_bytes for section in sections)
         if actual_bytes != size_bytes:
             return f'"{file}" has {actual_bytes} bytes, expected {size_bytes}'
-        return (
-            ""
-            if sha256_of(file) == sha256
-            else f'"{file}" does not match its checksum: its bytes were changed'
-        )
+        with open(file, "rb") as stream:
+            intact = all(_sha256_of_next(stream, one.size_bytes) == one.sha256 for one in sections)
+        return "" if intact else f'"{file}" does not match its checksum: its bytes were changed'
     except FileNotFoundError:
         return f'"{file}" is missing'
     except OSError as problem:
         return f'"{file}" cannot be read: {problem.strerror}'
+
+
+def _sha256_of_next(stream: BinaryIO, size_bytes: int) -> str:
+    digest = hashlib.sha256()
+    while size_bytes and (chunk := stream.read(min(size_bytes, HASHED_BYTES))):
+        digest.update(chunk)
+        size_bytes -= len(chunk)
+    return digest.hexdigest()
 
 
 # --- leftovers of killed processes --------------------------------------------------------------------------

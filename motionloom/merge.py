@@ -116,7 +116,7 @@ def _build(work: Merge, folder: Path, result: MergeResult, progress: Progress | 
     }
     write_json(folder / REPORT_NAME, report)
     write_text(folder / RECIPE_NAME, work.recipe.to_yaml())
-    write_manifest(folder)
+    write_manifest(folder, work.written)
 
 
 def _plan(work: Merge) -> dict[str, Any]:

@@ -3,7 +3,7 @@ read.
 
 A safetensors file is 8 bytes (header length, little-endian), a JSON header, and the tensors' bytes without
 gaps. We check the whole header ourselves, because the library's errors name neither the file nor what to do.
-Files written here carry a sha256 over header and tensors in their metadata, so one flipped byte is noticed.
+Files written here carry a checksum of header and tensors in their metadata, so one flipped byte is noticed.
 
     save_weights(path, tensors, metadata)   dict of tensors -> file, durable, same bytes for same tensors
     load_weights(path)                      file -> (tensors, metadata)
@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,7 +36,10 @@ from motionloom.filetypes import describe_content, open_head, remedy_for
 
 MAX_HEADER_BYTES = 32 * 1024 * 1024  # real headers stay below 3 MB; a larger one is an attack or not a header
 MAX_TENSOR_AXES = 16
-CHECKSUM_KEY = "motionloom.sha256"
+CHECKSUM_KEY = "motionloom.checksum"  # sha256 of the header without it, followed by the sha256 of the data
+OLD_CHECKSUM_KEY = (
+    "motionloom.sha256"  # sha256 of the header followed by the data themselves: read, not written
+)
 METADATA_KEY = "__metadata__"
 
 _DTYPES: dict[str, torch.dtype] = {
@@ -92,39 +96,55 @@ def save_weights(
     """
     target = Path(path)
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header: dict[str, Any] = {METADATA_KEY: dict(metadata or {})}
-    assert CHECKSUM_KEY not in header[METADATA_KEY], f"{CHECKSUM_KEY} is written by save_weights alone"
-    assert METADATA_KEY not in tensors, f"a tensor cannot be called {METADATA_KEY}"
-    position = 0
-    for name, tensor in ordered:
-        if tensor.dtype not in _NAMES:
-            raise WeightsError(
-                f'cannot write weights "{target}": "{name}" has dtype {tensor.dtype}, which it cannot hold',
-                fix="convert it first",
-            )
-        end = position + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [position, end],
-        }
-        position = end
-    digest = _digest(header, (_bytes_of(tensor) for _, tensor in ordered))
-    header[METADATA_KEY][CHECKSUM_KEY] = digest
-    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    encoded += b" " * (-len(encoded) % 8)
-    assert len(encoded) <= MAX_HEADER_BYTES, "a header that large could not be read back"
+    unheld = next(((name, tensor) for name, tensor in ordered if tensor.dtype not in _NAMES), None)
+    if unheld is not None:
+        raise WeightsError(
+            f'cannot write weights "{target}": "{unheld[0]}" has dtype {unheld[1].dtype}, which it cannot hold',
+            fix="convert it first",
+        )
+    described = [(name, tensor.dtype, tensor.shape) for name, tensor in ordered]
+    header, data_bytes = new_header(described, metadata or {})
+    start = encoded_header(header, _digest(b"", (_bytes_of(tensor) for _, tensor in ordered)))
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as stream:
-            stream.write(len(encoded).to_bytes(8, "little"))
-            stream.write(encoded)
+            stream.write(start)
             for _, tensor in ordered:
                 stream.write(_bytes_of(tensor))
 
     return write_durably(
-        target, write, lambda done: _check(done, _read_header(done)), bytes_needed=8 + len(encoded) + position
+        target, write, lambda done: _check(done, _read_header(done)), bytes_needed=len(start) + data_bytes
     )
+
+
+def new_header(
+    tensors: Iterable[tuple[str, torch.dtype, Sequence[int]]], metadata: Mapping[str, str]
+) -> tuple[dict[str, Any], int]:
+    """The header of (name, dtype, shape) stored one after another, and the length of the data in bytes."""
+    assert CHECKSUM_KEY not in metadata, f"{CHECKSUM_KEY} is written here alone"
+    header: dict[str, Any] = {METADATA_KEY: dict(metadata)}
+    position = 0
+    for name, dtype, shape in tensors:
+        assert name != METADATA_KEY, f"a tensor cannot be called {METADATA_KEY}"
+        end = position + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    return header, position
+
+
+def encoded_header(header: Mapping[str, Any], data_digest: bytes) -> bytes:
+    """What a file starts with, of the same length for any digest: the header's length, and its JSON with the checksum.
+
+    Args:
+        header: metadata and tensors as safetensors has them, without the checksum.
+        data_digest: sha256 of everything behind the header, 32 bytes.
+    """
+    checksum = _digest(_canonical(header), [data_digest]).hex()
+    complete = {**header, METADATA_KEY: {**header[METADATA_KEY], CHECKSUM_KEY: checksum}}
+    text = json.dumps(complete, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    assert len(text) <= MAX_HEADER_BYTES, "a header that large could not be read back"
+    return len(text).to_bytes(8, "little") + text
 
 
 def load_weights(
@@ -262,7 +282,7 @@ def _read_header(path: Path) -> _Header:
         name: _checked_layout(path, name, entry) for name, entry in raw.items() if name != METADATA_KEY
     }
     _check_offsets(path, tensors, size_bytes - 8 - header_bytes)
-    shown = {key: value for key, value in metadata.items() if key != CHECKSUM_KEY}
+    shown = {key: value for key, value in metadata.items() if key not in (CHECKSUM_KEY, OLD_CHECKSUM_KEY)}
     return _Header(raw, shown, tensors, 8 + header_bytes)
 
 
@@ -373,11 +393,16 @@ def _check_offsets(path: Path, tensors: Mapping[str, TensorLayout], data_bytes: 
 
 def _check(path: Path, header: _Header) -> None:
     """Compare the checksum, when the file carries one."""
-    expected = header.raw.get(METADATA_KEY, {}).get(CHECKSUM_KEY)
-    if expected is None:
+    carried = header.raw.get(METADATA_KEY, {})
+    canonical = _canonical({**header.raw, METADATA_KEY: header.metadata})
+    data = _chunks(path, header.data_start_byte)
+    if CHECKSUM_KEY in carried:
+        expected, found = carried[CHECKSUM_KEY], _digest(canonical, [_digest(b"", data)])
+    elif OLD_CHECKSUM_KEY in carried:
+        expected, found = carried[OLD_CHECKSUM_KEY], _digest(canonical, data)
+    else:
         return
-    stripped = {**header.raw, METADATA_KEY: header.metadata}
-    if _digest(stripped, _chunks(path, header.data_start_byte)) != expected:
+    if found.hex() != expected:
         _refuse(
             path,
             "checksum mismatch in tensor file: its bytes were changed",
@@ -385,12 +410,17 @@ def _check(path: Path, header: _Header) -> None:
         )
 
 
-def _digest(header: Mapping[str, Any], data: Iterable[bytes | memoryview]) -> str:
-    """sha256 over the header (without the checksum itself, keys sorted) and the data section."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode("ascii"))
+def _canonical(header: Mapping[str, Any]) -> bytes:
+    """A header without its checksum, whatever the order and white space it was written with."""
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def _digest(start: bytes, data: Iterable[bytes | memoryview]) -> bytes:
+    """sha256 of bytes one after another."""
+    digest = hashlib.sha256(start)
     for chunk in data:
         digest.update(chunk)
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def _chunks(path: Path, start_byte: int) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from motionloom import durable
 from motionloom.durable import (
     MANIFEST_NAME,
+    Section,
     sha256_of,
     sweep_stale_parts,
     verify_manifest,
@@ -409,6 +411,28 @@ def test_manifest_lists_everything(complete: Path) -> None:
     )
 
 
+def test_manifest_takes_over_what_a_writer_hashed(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(range(256))
+    parts = [Section(len(part), hashlib.sha256(part).hexdigest()) for part in (data[:10], data[10:])]
+    read: list[Path] = []
+    monkeypatch.setattr(durable, "sha256_of", lambda path: read.append(path) or "00")
+    write_manifest(complete, {complete / "weights.bin": parts})
+    assert read == [complete / "sub" / "state.json"]  # no second pass over what is known
+    monkeypatch.undo()
+    write_manifest(complete, {complete / "weights.bin": parts})
+    content = json.loads((complete / MANIFEST_NAME).read_text())
+    assert content["format_version"] == 2 and content["files"]["weights.bin"]["size_bytes"] == 256
+    assert verify_manifest(complete) == []
+    for position in (3, 9, 10, 255):  # in either section, and at their border
+        changed = bytearray(data)
+        changed[position] ^= 64
+        (complete / "weights.bin").write_bytes(changed)
+        (problem,) = verify_manifest(complete)
+        assert "weights.bin" in problem and "checksum" in problem
+    (complete / "weights.bin").write_bytes(data[:-1])
+    assert "255 bytes, expected 256" in verify_manifest(complete)[0]
+
+
 def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -439,7 +463,9 @@ def test_manifest_finds_each_fault(complete: Path) -> None:
         (b'{"format_version": 1, "files": {"a": 3}}', "damaged"),
         (b'{"format_version": 1, "files": {"a": {"size_bytes": "x", "sha256": ""}}}', "damaged"),
         (b"[" * 100_000, "damaged"),
-        (b'{"format_version": 2, "files": {}}', "format version 2"),
+        (b'{"format_version": 3, "files": {}}', "format version 3"),
+        (b'{"format_version": 2, "files": {"a": {"size_bytes": 1, "sections": []}}}', "damaged"),
+        (b'{"format_version": 2, "files": {"a": {"size_bytes": 1, "sections": [[1, ""]]}}}', "damaged"),
         (
             b'{"format_version": 1, "files": {"../secret": {"size_bytes": 1, "sha256": ""}}}',
             "outside the folder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -346,6 +347,25 @@ def test_flipped_tensor_byte_says_checksum(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="checksum mismatch in tensor file"):
         load_weights(path)
     assert read_metadata(path) == {}  # the header is intact
+
+
+def test_checksum_of_earlier_versions_is_compared(tmp_path: Path) -> None:
+    """sha256 over the canonical header followed by the data, in one."""
+    values = torch.ones(64)
+    header: dict[str, Any] = {
+        "__metadata__": {"motion": "clouds"},
+        "x": {"dtype": "F32", "shape": [64], "data_offsets": [0, 256]},
+    }
+    data = values.numpy().tobytes()
+    canonical = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    header["__metadata__"]["motionloom.sha256"] = hashlib.sha256(canonical + data).hexdigest()
+    text = json.dumps(header).encode()
+    (tmp_path / "w").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    tensors, metadata = load_weights(tmp_path / "w")
+    assert torch.equal(tensors["x"], values) and metadata == {"motion": "clouds"}
+    (tmp_path / "w").write_bytes(struct.pack("<Q", len(text)) + text + data[:-1] + b"\x01")
+    with pytest.raises(WeightsError, match="checksum mismatch in tensor file"):
+        load_weights(tmp_path / "w")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

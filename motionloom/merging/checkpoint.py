@@ -14,11 +14,12 @@ import hashlib
 import json
 import math
 import os
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ PICKLED_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 WRAPPERS = ("state_dict", "module", "model")  # keys under which trainers put the weights
 DEEPSPEED_PREFIX = "_forward_module."
 HASH_BYTES = 1 << 22
+READ_AHEAD_BYTES = 1 << 25
+SETTLED_NS = 2 * 10**9  # a file that changed less than this ago may change again within one tick of its clock
 EXPERTS_FOLDER = "experts"  # differences that lie beside a base and are no part of it
 
 
@@ -55,9 +58,31 @@ class Stored:
         return self.num_elements * self.dtype.itemsize
 
 
+class Identity(NamedTuple):
+    """What tells whether a file is the one it was; `changed_ns` cannot be set back."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> Identity:
+        """Of an open file."""
+        facts = os.fstat(descriptor)
+        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+_known_hashes: dict[Identity, str] = {}  # of files hashed in this process
+
+
 @dataclass(eq=False)
 class WeightsFile:
-    """An open file of weights. Bytes read in the file's order are hashed on the way; `sha256` reads the others."""
+    """An open file of weights. Bytes read in the file's order are hashed on the way; `sha256` reads the others.
+
+    A file that was hashed before in this process, and has not changed since, is not hashed again.
+    """
 
     path: Path
     metadata: dict[str, str]
@@ -67,7 +92,8 @@ class WeightsFile:
         self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._digest, self._hashed_bytes = hashlib.sha256(), 0  # the hashing thread's own until it is done
         self._hashing: Background | None = None
-        self._hex: str | None = None
+        self._announced_bytes = 0
+        self._identity = Identity.of(self._descriptor)
 
     def read_into(self, start_byte: int, view: memoryview, hashed: bool = False) -> None:
         """Fill `view` with the bytes from `start_byte`; hashed: in a thread, so leave them alone.
@@ -84,17 +110,31 @@ class WeightsFile:
                     fix="leave the file alone during a merge, and run again",
                 )
             done += count
-        if hashed and self._hex is None:
-            self._hashing = self._hashing or Background()
-            self._hashing.run(self._hash, start_byte, view)
+        if hashed:
+            self._announce(start_byte + len(view))
+            if self._identity not in _known_hashes:
+                self._hashing = self._hashing or Background()
+                self._hashing.run(self._hash, start_byte, view)
+
+    def _announce(self, read_up_to_byte: int) -> None:
+        """Let the system fetch what will be read next: a disk then works while we compute."""
+        start = max(self._announced_bytes, read_up_to_byte)
+        end = read_up_to_byte + READ_AHEAD_BYTES
+        if end - start >= READ_AHEAD_BYTES // 4 and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
+            self._announced_bytes = end
 
     def sha256(self) -> str:
         """Of the whole file, in hexadecimal."""
-        if self._hex is None:
+        known = _known_hashes.get(self._identity)
+        if known is None:
             self._end_hashing(finish=True)
             self._hash_up_to(self.path.stat().st_size, gap_bytes=None)
-            self._hex = self._digest.hexdigest()
-        return self._hex
+            known = self._digest.hexdigest()
+            settled = time.time_ns() - self._identity.changed_ns > SETTLED_NS
+            if settled and self._identity == Identity.of(self._descriptor):
+                _known_hashes[self._identity] = known
+        return known
 
     def _hash(self, start_byte: int, view: memoryview) -> None:
         self._hash_up_to(start_byte)

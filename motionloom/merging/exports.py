@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from motionloom.durable import write_json
+from motionloom.durable import Section, write_json
 from motionloom.errors import WeightsError
 from motionloom.merging.checkpoint import EXPERTS_FOLDER
 from motionloom.merging.low_rank import Factors, factors, product
@@ -112,6 +112,7 @@ def copy_base(merge: Merge, folder: Path) -> None:
         target = folder / file.path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file.path, target)
+        merge.written[target] = [Section(target.stat().st_size, file.sha256())]
 
 
 def copy_companions(merge: Merge, folder: Path) -> None:
@@ -167,6 +168,7 @@ def _write(
         with PiecewiseFile(folder / f"{stem(output)}.safetensors", listed, metadata) as file:
             for _, difference in _differences(merge, output, [name for name, _ in names], progress):
                 file.write(difference.to(dtype))
+        merge.written[file.path] = file.sections
 
 
 def _differences(

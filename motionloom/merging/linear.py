@@ -34,9 +34,16 @@ def task_arithmetic(
     ]
     if len(used) == 1 and used[0][0] == 1.0:
         return used[0][1].clone()
-    merged = base.clone()
-    for weight, tensor in used:
-        merged.add_(task_vector(base, tensor), alpha=weight)
+    return plus(base, [task_vector(base, tensor) for _, tensor in used], [weight for weight, _ in used])
+
+
+def plus(base: Tensor, taus: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """base + sum_i w_i tau_i, added one after another."""
+    if not taus:
+        return base.clone()
+    merged = torch.add(base, taus[0], alpha=weights[0])
+    for weight, tau in zip(weights[1:], taus[1:], strict=True):
+        merged.add_(tau, alpha=weight)
     return merged
 
 

@@ -6,7 +6,7 @@ A method sees one tensor at a time, in float32, with its name and shape (`Slot`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -27,16 +27,29 @@ EXPERTS = ("degree", "control")
 
 @dataclass
 class Slot:
-    """The tensor that is being merged: its name, its shape, and its random streams."""
+    """The tensor that is being merged: its name, its shape, and its random streams.
+
+    Attributes:
+        upcoming: how many entries will be asked for next, in equal parts: their masks are drawn at once.
+    """
 
     name: str
     shape: tuple[int, ...]
     seed: int
+    upcoming: int = 0
     _draws: dict[str, Draw] = field(default_factory=dict)
+    _drawn: dict[str, Iterator[Tensor]] = field(default_factory=dict)
 
     def keep(self, purpose: str, like: Tensor, probability: float) -> Tensor:
         """The next piece of the mask with this purpose, of the shape of `like`."""
-        return self.draw(purpose).keep(like.shape, probability)
+        import torch
+
+        part, count = next(self._drawn.get(purpose, iter(())), None), like.numel()
+        if part is None:
+            drawn = self.draw(purpose).keep((max(count, self.upcoming),), probability)
+            self._drawn[purpose] = iter(torch.split(drawn, count))
+            part = next(self._drawn[purpose])
+        return part.reshape(like.shape)
 
     def draw(self, purpose: str) -> Draw:
         """The stream with this purpose."""
@@ -230,7 +243,7 @@ class Thinned(Weighted):
     ) -> Results:
         import torch
 
-        from motionloom.merging.linear import task_vector
+        from motionloom.merging.linear import plus, task_vector
         from motionloom.merging.signs import elected
         from motionloom.merging.sparse import is_thinned
 
@@ -240,10 +253,7 @@ class Thinned(Weighted):
         weights = self.weights_of(tuned)
         if self.join == "ties":
             return {"": torch.add(base, elected(taus, weights, self.election), alpha=self.scale)}
-        merged = base.clone()
-        for weight, tau in zip(weights, taus, strict=True):
-            merged.add_(tau, alpha=self.scale * weight)
-        return {"": merged}
+        return {"": plus(base, taus, [self.scale * weight for weight in weights])}
 
 
 class Dare(Thinned):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -50,6 +51,22 @@ def ahead(items: Iterator[Item], most: int = 4) -> Generator[Item, None, None]:
         while (item := following.popleft().result()) is not end:
             following.append(thread.submit(next, items, end))
             yield item  # type: ignore[misc]
+
+
+@contextmanager
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """torch computes in the calling thread alone: sharing out what takes microseconds costs more than it saves.
+
+    Holds for the calling thread and for those that it starts; the rest of the program keeps its number of threads.
+    """
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> None:

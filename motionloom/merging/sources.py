@@ -44,9 +44,13 @@ class Source:
         """name -> something with a shape."""
         return self.checkpoint.stored
 
-    def piece(self, name: str, start: int, stop: int, base: Tensor) -> Tensor:
-        """Elements [start, stop) of a flattened tensor, float32; `base` is the base's, float32."""
-        return self.checkpoint.read(name, start, stop, hashed=True).float()
+    def read(self, name: str, start: int, stop: int) -> Tensor | None:
+        """What is stored of elements [start, stop) of a flattened tensor; None where it is the base's."""
+        return self.checkpoint.read(name, start, stop, hashed=True)
+
+    def weights(self, stored: Tensor, base: Tensor) -> Tensor:
+        """The same elements, or a part of them, as float32; `base` is the base's, float32."""
+        return stored.float()
 
 
 class LoraSource(Source):
@@ -62,13 +66,17 @@ class LoraSource(Source):
         """The base's: a LoRA makes a whole model of it."""
         return self._base
 
-    def piece(self, name: str, start: int, stop: int, base: Tensor) -> Tensor:
+    def read(self, name: str, start: int, stop: int) -> Tensor | None:
         """See `Source`."""
         if name not in self._pairs:
-            return base.clone()
+            return None
         if self._last is None or self._last[0] != name:
             self._last = (name, self._product(name).flatten())
-        return base + self._last[1][start:stop]
+        return self._last[1][start:stop]
+
+    def weights(self, stored: Tensor, base: Tensor) -> Tensor:
+        """See `Source`."""
+        return base + stored
 
     def _product(self, name: str) -> Tensor:
         pair = self._pairs[name]

@@ -7,28 +7,35 @@ checks and writes it. Methods that need whole tensors get them one at a time.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from motionloom.durable import Section
 from motionloom.errors import ConfigError, NumericError, WeightsError
 from motionloom.merging.checkpoint import Checkpoint, Stored, WeightsFile, check_pair, open_checkpoint
 from motionloom.merging.decoupling import not_finite
 from motionloom.merging.groups import select
 from motionloom.merging.methods import Slot
-from motionloom.merging.pipeline import Background, ahead, keep_freed_memory
+from motionloom.merging.pipeline import Background, ahead, keep_freed_memory, one_thread
 from motionloom.merging.recipe import MergeRecipe
 from motionloom.merging.sources import Source, source
-from motionloom.weights import _NAMES, CHECKSUM_KEY, MAX_HEADER_BYTES, METADATA_KEY
+from motionloom.weights import encoded_header, new_header
 
-PIECE_ELEMENTS = 1 << 20  # 4 MiB of float32: intermediate results stay in the cache
+PIECE_ELEMENTS = 1 << 20  # read, hashed and written at once
+CACHED_ELEMENTS = 1 << 16  # merged at once: 256 KiB of float32 stay in a core's cache
+WRITTEN_BYTES = (
+    1 << 18
+)  # larger writes make the kernel look for larger pages, which takes it longer than writing
+FLUSHED_BYTES = 1 << 23
 Progress = Callable[[str, int, int], None]  # (stage, done, in all)
 
 
@@ -50,6 +57,7 @@ class Merge:
     merged: set[str]
     home: dict[str, Checkpoint]
     changed: dict[str, set[str]] = field(default_factory=dict)  # output -> names, filled while merging
+    written: dict[Path, list[Section]] = field(default_factory=dict)  # what the manifest need not hash again
 
     def stored(self, name: str) -> Stored:
         """Where a tensor of the result has its shape and dtype from."""
@@ -73,9 +81,10 @@ class Merge:
         """Output -> one whole merged tensor, float32; what the method does not change is the home's."""
         stored = self.stored(name)
         got: dict[str, list[Tensor]] = {output: [] for output in self.recipe.method.outputs}
-        for piece in self.pieces(name):
-            for output, merged in piece.results.items():
-                got[output].append(merged.float())
+        with one_thread(not self.recipe.method.whole):
+            for piece in self.pieces(name):
+                for output, merged in piece.results.items():
+                    got[output].append(merged.float())
         return {output: torch.cat(pieces).reshape(stored.shape) for output, pieces in got.items()}
 
     def pieces(self, name: str) -> Iterator[Piece]:
@@ -86,26 +95,65 @@ class Merge:
         stored, dtype = self.stored(name), self.dtype(name)
         for start, stop in _ranges(stored.num_elements, PIECE_ELEMENTS):
             own = self.home[name].read(name, start, stop, hashed=True)
-            if own.is_floating_point() and not _fits(own, dtype):
+            same = own.to(dtype)
+            if own.is_floating_point() and not _is_finite(same):
                 raise not_finite(name, {f'"{self.home[name].path}"': own})
-            yield Piece(name, own, dict.fromkeys(self.recipe.method.outputs, own.to(dtype)))
+            yield Piece(name, own, dict.fromkeys(self.recipe.method.outputs, same))
 
     def _merged(self, name: str) -> Iterator[Piece]:
         stored, method, dtype = self.stored(name), self.recipe.method, self.dtype(name)
         slot = Slot(name, stored.shape, self.recipe.seed)
-        for start, stop in _ranges(
-            stored.num_elements, stored.num_elements if method.whole else PIECE_ELEMENTS
-        ):
+        step = stored.num_elements if method.whole else PIECE_ELEMENTS
+        for start, stop in _ranges(stored.num_elements, step):
             own = self.base.read(name, start, stop, hashed=True)
-            base = own.float()
-            tuned = [one.piece(name, start, stop, base) for one in self.tuned]
+            tuned = [one.read(name, start, stop) for one in self.tuned]
             told = [_statistic(one, name, start, stop, method.whole) for one in self.statistics]
+            results = {output: torch.empty(stop - start, dtype=dtype) for output in method.outputs}
+            slot.upcoming = stop - start
             if method.whole:
-                base, tuned = base.reshape(stored.shape), [one.reshape(stored.shape) for one in tuned]
-            results = method.merge(slot, base, tuned, told)
-            if not all(_fits(merged, dtype) for merged in results.values()):
-                raise self._not_finite(name, base, tuned)
-            yield Piece(name, own, {output: merged.flatten().to(dtype) for output, merged in results.items()})
+                shaped = [None if one is None else one.reshape(stored.shape) for one in tuned]
+                self._merge(slot, own.reshape(stored.shape), shaped, told, results)
+            else:
+                self._merge_in_runs(slot, own, tuned, told, results)
+            if not all(_is_finite(merged) for merged in results.values()):
+                base = own.float()
+                raise self._not_finite(name, base, self._weights(base, tuned))
+            yield Piece(name, own, results)
+
+    def _merge_in_runs(
+        self,
+        slot: Slot,
+        own: Tensor,
+        tuned: Sequence[Tensor | None],
+        told: Sequence[Tensor | None],
+        results: Mapping[str, Tensor],
+    ) -> None:
+        """`_merge`, a few entries at a time: what lies in the cache costs a third."""
+        filled = zip(*map(_runs, results.values()), strict=True)
+        for run, others, facts, merged in zip(
+            _runs(own), _runs_of(tuned), _runs_of(told), filled, strict=False
+        ):
+            self._merge(slot, run, others, facts, dict(zip(results, merged, strict=True)))
+
+    def _merge(
+        self,
+        slot: Slot,
+        own: Tensor,
+        tuned: Sequence[Tensor | None],
+        told: Sequence[Tensor | None],
+        results: Mapping[str, Tensor],
+    ) -> None:
+        """Fill `results`, flattened, from the same elements of every input."""
+        base = own.float()
+        for output, merged in self.recipe.method.merge(slot, base, self._weights(base, tuned), told).items():
+            results[output].copy_(merged.flatten())
+
+    def _weights(self, base: Tensor, tuned: Sequence[Tensor | None]) -> list[Tensor]:
+        """Of every tuned model, float32, from what it stores (`Source.read`)."""
+        return [
+            base.clone() if stored is None else one.weights(stored, base)
+            for one, stored in zip(self.tuned, tuned, strict=True)
+        ]
 
     def _not_finite(self, name: str, base: Tensor, tuned: Sequence[Tensor]) -> NumericError:
         named = {
@@ -129,8 +177,8 @@ class Piece:
 
     def changed(self, output: str) -> bool:
         """Whether the method, and not the dtype alone, changed anything."""
-        merged = self.results[output]
-        return not torch.equal(self.own.to(merged.dtype), merged)
+        pairs = zip(_runs(self.own), _runs(self.results[output]), strict=True)
+        return any(not torch.equal(own.to(merged.dtype), merged) for own, merged in pairs)
 
 
 def opened(recipe: MergeRecipe) -> Merge:
@@ -141,12 +189,15 @@ def opened(recipe: MergeRecipe) -> Merge:
         ConfigError: a group that is not there, or a merge that could change nothing.
     """
     with ExitStack() as stack:
-        base = stack.enter_context(open_checkpoint(recipe.base))
-        tuned = [
-            source(stack.enter_context(open_checkpoint(one.path)), base, one.lora_alpha)
-            for one in recipe.tuned
-        ]
-        statistics = [stack.enter_context(open_checkpoint(path)) for path in recipe.method.statistics_files]
+        models = {
+            path: stack.enter_context(open_checkpoint(path))
+            for path in dict.fromkeys(
+                [recipe.base, *(one.path for one in recipe.tuned), *recipe.method.statistics_files]
+            )
+        }
+        base = models[recipe.base]
+        tuned = [source(models[one.path], base, one.lora_alpha) for one in recipe.tuned]
+        statistics = [models[path] for path in recipe.method.statistics_files]
         shared = set(base)
         for one in tuned:
             shared &= set(check_pair(base.stored, one.shapes, recipe.keys, f'"{one.checkpoint.path}"'))
@@ -185,10 +236,21 @@ def _ranges(count: int, step: int) -> Iterable[tuple[int, int]]:
     return ((start, min(start + step, count)) for start in range(0, count, max(1, step)))
 
 
-def _fits(piece: Tensor, dtype: torch.dtype) -> bool:
-    """Whether every entry is finite, also in this dtype: one pass for the extremes, in which NaN survives."""
-    lowest, highest = piece.aminmax()
-    return -torch.finfo(dtype).max <= float(lowest) and float(highest) <= torch.finfo(dtype).max
+def _runs(piece: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(piece, CACHED_ELEMENTS)
+
+
+def _runs_of(pieces: Sequence[Tensor | None]) -> Iterable[Sequence[Tensor | None]]:
+    """The runs of several pieces, together; None stays None, and of no pieces there is no end."""
+    if not pieces:
+        return repeat(())
+    return zip(*(repeat(None) if one is None else _runs(one) for one in pieces), strict=False)
+
+
+def _is_finite(piece: Tensor) -> bool:
+    """Whether no entry is NaN or infinite: one pass for the extremes, in which NaN survives."""
+    lowest, highest = (piece if piece.dtype.itemsize > 1 else piece.float()).aminmax()
+    return math.isfinite(lowest) and math.isfinite(highest)
 
 
 # --- writing ------------------------------------------------------------------------------------------------
@@ -202,6 +264,10 @@ class PiecewiseFile:
         tensors: (name, dtype, shape) in the order they will be written: widest dtype first, so that each starts at a
             multiple of its width.
         metadata: texts.
+
+    Attributes:
+        path: of the file.
+        sections: what was written, as a manifest lists it; empty before the end.
     """
 
     def __init__(
@@ -210,35 +276,33 @@ class PiecewiseFile:
         tensors: Sequence[tuple[str, torch.dtype, tuple[int, ...]]],
         metadata: dict[str, str],
     ) -> None:
-        self._header: dict[str, Any] = {METADATA_KEY: dict(metadata)}
-        position = 0
-        for name, dtype, shape in tensors:
-            size_bytes = torch.Size(shape).numel() * dtype.itemsize
-            offsets = [position, position + size_bytes]
-            self._header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": offsets}
-            position += size_bytes
-        canonical = json.dumps(self._header, sort_keys=True, separators=(",", ":")).encode("ascii")
-        self._digest = hashlib.sha256(canonical)
-        self._size_bytes, self._written_bytes = position, 0
+        self._header, self._size_bytes = new_header(tensors, metadata)
+        self._digest, self._written_bytes = hashlib.sha256(), 0
         self._background = Background()
+        self.path, self.sections = path, list[Section]()
         self._stream = open(path, "wb")  # noqa: SIM115  (closed by __exit__)
-        self._stream.write(self._encoded("0" * 64))
-
-    def _encoded(self, checksum: str) -> bytes:
-        self._header[METADATA_KEY][CHECKSUM_KEY] = checksum
-        text = json.dumps(self._header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-        text += b" " * (-len(text) % 8)
-        assert len(text) <= MAX_HEADER_BYTES, "a header that large could not be read back"
-        return len(text).to_bytes(8, "little") + text
+        self._flushed_bytes = 0
+        self._start_bytes = self._stream.write(encoded_header(self._header, bytes(32)))
 
     def write(self, piece: Tensor) -> None:
         """The next elements: hashed and written in a thread, so leave them alone."""
         self._background.run(self._write, piece.contiguous().flatten().view(torch.uint8).numpy().data)
 
     def _write(self, raw: memoryview) -> None:
-        self._digest.update(raw)
-        self._stream.write(raw)
+        for start, stop in _ranges(len(raw), WRITTEN_BYTES):
+            self._digest.update(raw[start:stop])
+            self._stream.write(raw[start:stop])
         self._written_bytes += len(raw)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Let the system start to write what it was given, for the end to be short."""
+        end = self._start_bytes + self._written_bytes
+        if end - self._flushed_bytes >= FLUSHED_BYTES and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(
+                self._stream.fileno(), self._flushed_bytes, end - self._flushed_bytes, os.POSIX_FADV_DONTNEED
+            )
+            self._flushed_bytes = end
 
     def __enter__(self) -> PiecewiseFile:
         return self
@@ -252,8 +316,13 @@ class PiecewiseFile:
                 assert self._written_bytes == self._size_bytes, (
                     "fewer bytes were written than the header says"
                 )
+                start = encoded_header(self._header, self._digest.digest())
                 self._stream.seek(0)
-                self._stream.write(self._encoded(self._digest.hexdigest()))
+                self._stream.write(start)
+                self.sections = [
+                    Section(len(start), hashlib.sha256(start).hexdigest()),
+                    Section(self._size_bytes, self._digest.hexdigest()),
+                ]
 
 
 def write_merged(merge: Merge, folder: Path | None, progress: Progress | None) -> None:
@@ -265,6 +334,7 @@ def write_merged(merge: Merge, folder: Path | None, progress: Progress | None) -
     keep_freed_memory()
     for place, names in files_of(merge):
         with ExitStack() as stack:
+            stack.enter_context(one_thread(not merge.recipe.method.whole))
             files = {
                 output: stack.enter_context(_output_file(merge, folder / output / place, names))
                 for output in outputs
@@ -280,6 +350,7 @@ def write_merged(merge: Merge, folder: Path | None, progress: Progress | None) -
                 done += piece.own.nbytes
                 if progress is not None:
                     progress("merging (bytes)", done, total)
+        merge.written.update({file.path: file.sections for file in files.values()})
     if not any(merge.changed.values()):
         raise ConfigError(
             f"the merge changes none of the {len(merge.merged)} tensors it looks at",

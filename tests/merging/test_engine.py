@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import motionloom as ml
+from motionloom import durable
 from motionloom.durable import verify_manifest
 from motionloom.errors import ConfigError, InputError, NumericError, ResourceError, WeightsError
-from motionloom.merging import streaming
-from motionloom.merging.checkpoint import open_checkpoint
+from motionloom.merging import checkpoint, streaming
+from motionloom.merging.checkpoint import WeightsFile, open_checkpoint
 from motionloom.merging.recipe import load_merge_recipe
 from motionloom.weights import load_weights, save_weights
 from tests.merging.making_models import (
@@ -40,6 +44,7 @@ TUNED = tuned(PRE)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors of these tests are merged in several pieces, as large ones are."""
     monkeypatch.setattr(streaming, "PIECE_ELEMENTS", 37)
+    monkeypatch.setattr(streaming, "CACHED_ELEMENTS", 11)
 
 
 def files(**changes: Any) -> dict[str, Any]:
@@ -130,6 +135,7 @@ def test_methods_stream_in_any_pieces(method: dict[str, Any], monkeypatch: pytes
     recipe = files(method=method, tuned=["tuned.safetensors", "second.safetensors"])
     ml.merge(recipe, "pieces")
     monkeypatch.setattr(streaming, "PIECE_ELEMENTS", 10**6)
+    monkeypatch.setattr(streaming, "CACHED_ELEMENTS", 10**6)
     ml.merge(recipe, "whole")
     pieces, whole = load_file("pieces/pre.safetensors"), load_file("whole/pre.safetensors")
     assert equal(pieces, whole)
@@ -160,6 +166,75 @@ def test_report_recipe_and_same_bytes_again() -> None:
     for role, file in (("base", "pre.safetensors"), ("tuned 0", "tuned.safetensors")):
         assert hashes[role] == {file: hashlib.sha256(Path(file).read_bytes()).hexdigest()}
     assert load_merge_recipe(Path("first/merge.yaml")) == load_merge_recipe(recipe)
+
+
+def test_each_byte_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs while they are read, outputs while they are written; a second merge of the same inputs hashes none."""
+    recipe = files(tuned=["tuned.safetensors", "tuned.safetensors"], method={"kind": "task-arithmetic"})
+    hashing: list[WeightsFile] = []
+    read_again: list[str] = []
+    hash_up_to, whole = WeightsFile._hash_up_to, durable.sha256_of
+
+    def counted(self: WeightsFile, *asked: Any, **options: Any) -> None:
+        if self not in hashing:
+            hashing.append(self)
+        hash_up_to(self, *asked, **options)
+
+    monkeypatch.setattr(WeightsFile, "_hash_up_to", counted)
+    monkeypatch.setattr(durable, "sha256_of", lambda path: read_again.append(path.name) or whole(path))
+    monkeypatch.setattr(checkpoint, "SETTLED_NS", -1)  # these files have just been written
+    first = ml.merge(recipe, "first")
+    assert sorted(read_again) == ["merge.json", "merge.yaml"]
+    assert verify_manifest("first") == []
+    assert sorted(file.path.name for file in hashing) == ["pre.safetensors", "tuned.safetensors"]
+    hashing.clear()
+    assert ml.merge(recipe, "second").inputs == first.inputs
+    assert not hashing
+    data = bytearray(Path("tuned.safetensors").read_bytes())
+    data[-1] ^= 1
+    Path("tuned.safetensors").write_bytes(data)  # a file that changed is another file
+    assert ml.merge(recipe, "third").inputs != first.inputs
+
+
+def test_damage_after_the_merge_is_found() -> None:
+    ml.merge(files(), "out")
+    merged = Path("out/pre.safetensors")
+    data = merged.read_bytes()
+    for position in (20, len(data) // 2, len(data) - 1):
+        changed = bytearray(data)
+        changed[position] ^= 2
+        merged.write_bytes(changed)
+        assert "does not match its checksum" in verify_manifest("out")[0]
+        with pytest.raises(WeightsError):
+            load_weights(merged)
+    merged.write_bytes(data[:-1])
+    assert "bytes, expected" in verify_manifest("out")[0]
+    with pytest.raises(WeightsError, match="truncated"):
+        load_weights(merged)
+
+
+def test_threads_that_lag_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = files(method={"kind": "decouple"}, exports=["full", "experts"])
+    ml.merge(recipe, "even")
+    chance = random.Random(0)
+
+    def late(call: Callable[..., None]) -> Callable[..., None]:
+        def called(*args: Any) -> None:
+            time.sleep(chance.choice((0.0, 0.001, 0.004)))
+            call(*args)
+
+        return called
+
+    for owner, name in (
+        (WeightsFile, "_hash"),
+        (WeightsFile, "read_into"),
+        (streaming.PiecewiseFile, "_write"),
+    ):
+        monkeypatch.setattr(owner, name, late(getattr(owner, name)))
+    ml.merge(recipe, "uneven")
+    for path in sorted(Path("even").rglob("*")):
+        if path.is_file():
+            assert path.read_bytes() == (Path("uneven") / path.relative_to("even")).read_bytes(), path
 
 
 def test_dtype_policy() -> None:

@@ -16,6 +16,7 @@ from motionloom.merging.decoupling import Coefficients, Decoupling
 from motionloom.merging.draws import Draw
 from motionloom.merging.linear import average, extrapolated, task_arithmetic
 from motionloom.merging.low_rank import factors, product, truncated
+from motionloom.merging.methods import Slot
 from motionloom.merging.signs import elected
 from motionloom.merging.sparse import breadcrumbs, dare, dare_by_norm, della, della_probabilities, magnitude
 from motionloom.merging.statistics import fisher, regmean
@@ -149,10 +150,28 @@ def test_mask_of_pieces_is_mask_of_the_whole() -> None:
     assert not torch.equal(whole, Draw(4, "w", "adt").keep((1001,), 0.3))
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.1, 0.3, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("probability", [0.0, 0.001, 0.1, 0.3, 0.5, 0.9, 0.999, 1.0])
 def test_masks_keep_as_many_as_asked(probability: float) -> None:
     kept = float(Draw(0, "w").keep((400_000,), probability).float().mean())
-    assert kept == pytest.approx(probability, abs=4 * (0.25 / 400_000) ** 0.5)
+    assert kept == pytest.approx(probability, abs=4 * (probability * (1 - probability) / 400_000) ** 0.5)
+
+
+def test_parts_of_a_slot_are_the_mask_of_its_tensor() -> None:
+    expected = Draw(3, "w", "adt").keep((1000,), 0.3)
+    slot = Slot("w", (1000,), 3)
+    got = []
+    for upcoming in (600, 400):  # drawn at once, taken 90 at a time
+        slot.upcoming = upcoming
+        got += [slot.keep("adt", part, 0.3) for part in torch.zeros(upcoming).split(90)]
+    assert torch.equal(torch.cat(got), expected)
+
+
+def test_entries_of_a_mask_are_independent() -> None:
+    kept = Draw(0, "w").keep((1 << 20,), 0.3).float() - 0.3
+    for lag in (1, 2, 7, 8, 64, 4096):
+        assert (
+            abs(float((kept[lag:] * kept[:-lag]).mean())) < 4 * 0.21 / 1024
+        )  # std of the mean of 2^20 products
 
 
 # --- thinning -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from motionloom.merging.pipeline import Background, ahead
+from motionloom.merging.pipeline import Background, ahead, one_thread
 from motionloom.merging.streaming import PiecewiseFile
 from motionloom.weights import load_weights
 
@@ -70,6 +71,19 @@ def test_ahead_raises_at_its_place_and_stops_when_left() -> None:
     assert len(made) <= 4  # not the rest
 
 
+def test_one_thread_for_a_while() -> None:
+    before, seen = torch.get_num_threads(), []
+    with pytest.raises(KeyboardInterrupt), one_thread():
+        other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        assert seen == [1] == [torch.get_num_threads()]
+        raise KeyboardInterrupt
+    assert torch.get_num_threads() == before
+    with one_thread(False):
+        assert torch.get_num_threads() == before
+
+
 def iter_into(got: list[int], items: Iterator[int]) -> Iterator[int]:
     for item in items:
         got.append(item)
@@ -90,5 +104,10 @@ def test_pieces_are_written_in_order_with_their_checksum() -> None:
     with PiecewiseFile(Path("a.safetensors"), [("a", torch.float32, (100, 100))], {"who": "me"}) as file:
         for piece in whole.split(37):
             file.write(piece)
+    data, start = Path("a.safetensors").read_bytes(), 0
+    for section in file.sections:
+        assert hashlib.sha256(data[start : start + section.size_bytes]).hexdigest() == section.sha256
+        start += section.size_bytes
+    assert start == len(data)
     tensors, metadata = load_weights("a.safetensors")  # compares the checksum
     assert torch.equal(tensors["a"], whole.reshape(100, 100)) and metadata == {"who": "me"}
