@@ -27,6 +27,7 @@ SMALLER = {  # by the words a command starts with
     "transfer": "--frames 3",
     "data synth photos/": "-n 2 --frames 2 --size 32",
     "data synth --world": "-n 1",
+    "train recipes/miva/mini": "stage.windows=1 steps=1 warmup_steps=0 batch_size=1 precision=fp32 sample_every=null",
     "train recipes/miva": "stage.base=tiny-animatediff data.size_px=[64,64] data.frames=3 stage.windows=1 steps=1 "
     "stage.preview_steps=1 precision=fp32 optimizer.kind=adamw sample_every=null stage.gradient_checkpointing=false",
     "evaluate": "--metrics psnr,sharpness",
