@@ -89,8 +89,8 @@ class DialledBase(Base):
             to_early = self.motion_degree * (degree[name].float() if name in degree else zero)
             to_late = self.control * (control[name].float() if name in control else zero)
             base = parameter.float().cpu()
-            late = (base + to_late).to(parameter.dtype)
-            parameter.copy_((base + to_early).to(parameter.dtype))
+            early, late = ((base + delta).to(parameter.dtype) for delta in (to_early, to_late))
+            parameter.copy_(early)
             difference[own] = late.float().to(parameter.device) - parameter.float()
         return difference
 
