@@ -3,6 +3,7 @@
     cost                       Tab. 11: operations of sampling, LaMD and its peers, 16 to 128 frames; no weights, no data
     cost --measure             the same at a small size with random weights: operations beside seconds on this machine
     transfer CLIPS PHOTOS      does a photo follow a clip's flow and keep its own looks? a still source: is it still?
+    reconstruct FOLDER DATA    Tab. 3, 4: PSNR on a test split against copying frame 0, whole and where something moves
     seams FOLDER PHOTOS        a chained clip of 64 frames: change at the seams over change elsewhere
     solvers FOLDER PHOTOS      are 20 steps within noise of 200?
     sample FOLDER DATA -o OUT  clips from the first frames and captions of a world's test split, the real ones beside them
@@ -39,6 +40,7 @@ from motionloom.denoisers.motion_unet import MotionUNet, MotionUNetConfig
 
 FRAMES = (16, 32, 64, 128)
 STEPS = 200
+MOVING = 0.15  # a colour changed by more than this, of -1..1
 TEXT_TOKENS = 77
 Run = Callable[[], Tensor]
 
@@ -392,6 +394,40 @@ def sampled(folder: Path, data: Path, out: Path, limit: int, per_frame: int = 4)
     return found
 
 
+@torch.no_grad()
+def reconstructed(folder: Path, data: Path, limit: int) -> dict[str, Any]:
+    """PSNR of frames 1.. of test clips (dB), by the codec and by copying frame 0, over all places and over moving ones."""
+    from motionloom.datasets.layouts import open_layout, recognise
+    from motionloom.datasets.published_clips import PublishedClips
+
+    codec = MotionContentAutoencoder.load(folder / "mcd_vae.safetensors")
+    height, width = codec.config.size_px
+    layout = open_layout(recognise(data) or "clips", data)
+    clips = PublishedClips(layout, "test", codec.config.num_frames, (width, height))
+    rows, nats = [], []
+    for index in range(min(limit, len(clips))):
+        frames = clips.at(0, index)["frames"][None]
+        posterior = codec.encode_motion(frames)
+        made = codec.decode(codec.normalise(posterior.mean), frames[:, :, 0])
+        still = frames[:, :, :1].expand_as(frames)
+        moving = ((frames - still).abs().amax(1, keepdim=True) > MOVING).expand_as(frames)[:, :, 1:]
+        errors = [((shown - frames) / 2).square()[:, :, 1:] for shown in (made, still)]
+        rows.append([_decibels(part) for error in errors for part in (error, error[moving])])
+        nats.append(float(posterior.kl().mean()))
+    names = ("codec_db", "codec_moving_db", "copy_db", "copy_moving_db")
+    means = np.nanmean(np.array(rows), 0)
+    return {
+        "clips": len(rows),
+        **dict(zip(names, map(float, means), strict=True)),
+        "kl_nats_per_dim": statistics.mean(nats),
+    }
+
+
+def _decibels(error: Tensor) -> float:
+    """Squared errors in units of the range; nan where there are none."""
+    return -10 * float(error.mean().log10()) if error.numel() else float("nan")
+
+
 def energy_distance(one: Tensor, other: Tensor) -> float:
     """2 E|X - Y| - E|X - X'| - E|Y - Y'| over the root of the dimension, unbiased: around 0 for equal distributions."""
     scale = one.shape[1] ** 0.5
@@ -404,7 +440,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("case", choices=("cost", "transfer", "seams", "solvers", "sample"))
+    parser.add_argument("case", choices=("cost", "transfer", "reconstruct", "seams", "solvers", "sample"))
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--measure", action="store_true", help="of cost: seconds too, at a small size")
     parser.add_argument("--base", default="mini", help="of transfer")
@@ -422,7 +458,8 @@ def main() -> None:
             parser.error("sample needs -o OUT, a folder")
         found = sampled(*told.paths, told.out, told.limit)
     else:
-        found = {"seams": seams, "solvers": solvers}[told.case](*told.paths, told.limit)
+        cases = {"reconstruct": reconstructed, "seams": seams, "solvers": solvers}
+        found = cases[told.case](*told.paths, told.limit)
     text = json.dumps(found, indent=1)
     print(text)
     if told.out and told.case != "sample":
