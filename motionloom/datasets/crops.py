@@ -42,16 +42,18 @@ class Crops(TrainingDataset):
         """Sample `index`, its "frames" (3, T, side, side)."""
         sample = self.clips.at(epoch, index)
         random = np.random.default_rng([sample_seed(self.seed, epoch, index), self.side_px])
-        squares = [self._square(sample["frames"], random) for _ in range(self.candidates)]
+        squares = [random_square(sample["frames"], self.side_px, random) for _ in range(self.candidates)]
         return {**sample, "frames": max(squares, key=_change).contiguous()}
 
     @property
     def fingerprint(self) -> str:
         return self.clips.fingerprint
 
-    def _square(self, frames: Tensor, random: np.random.Generator) -> Tensor:
-        top, left = (int(random.integers(side - self.side_px + 1)) for side in frames.shape[-2:])
-        return frames[..., top : top + self.side_px, left : left + self.side_px]
+
+def random_square(frames: Tensor, side_px: int, random: np.random.Generator) -> Tensor:
+    """The same square of every frame: (..., H, W) => (..., side, side)."""
+    top, left = (int(random.integers(side - side_px + 1)) for side in frames.shape[-2:])
+    return frames[..., top : top + side_px, left : left + side_px]
 
 
 def _change(frames: Tensor) -> float:

@@ -17,6 +17,7 @@ from motionloom.codecs.base import Gaussian
 from motionloom.codecs.linear_motion import CAMERA_CHANNELS, LinearMotion, MotionField
 from motionloom.conditions.motion_map import DIRECTION, Heading, Part, heading_of, motion_map
 from motionloom.datasets.base import Sample, TrainingDataset, sample_seed
+from motionloom.datasets.crops import random_square
 from motionloom.datasets.latent_cache import LatentCache
 from motionloom.datasets.motion_samples import CAMERAS, window_fields
 from motionloom.datasets.motion_windows import SIZE_PX, streamed_flow
@@ -44,10 +45,8 @@ class Squares(TrainingDataset):
     def at(self, epoch: int, index: int) -> Sample:
         frames = self.clips.at(epoch, index)["frames"]  # (3, T, H, W)
         rng = np.random.default_rng([sample_seed(self.seed, epoch, index), 1])
-        height, width = frames.shape[-2:]
-        side = int(min(height, width) * rng.uniform(SMALLEST_CROP, 1.0))
-        top, left = (int(rng.integers(0, free - side + 1)) for free in (height, width))
-        square = frames[..., top : top + side, left : left + side].transpose(0, 1)
+        side = int(min(frames.shape[-2:]) * rng.uniform(SMALLEST_CROP, 1.0))
+        square = random_square(frames, side, rng).transpose(0, 1)
         return {"frames": resize_maps(square, SIZE_PX, SIZE_PX).clamp(-1, 1).transpose(0, 1)}
 
     @property

@@ -12,6 +12,7 @@ cut is refused. Building can be interrupted: finished shards are kept.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -51,6 +52,11 @@ class CacheIdentity:
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self), "vocabulary": list(self.vocabulary)}
+
+    def folder_in(self, root: str | Path) -> Path:
+        """The folder of `root` that a cache of this identity is kept in."""
+        said = json.dumps(self.to_json(), sort_keys=True)
+        return Path(root) / hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 class LatentCache(TrainingDataset):

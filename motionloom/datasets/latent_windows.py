@@ -6,8 +6,6 @@ needed again. A sample is one of a clip's windows, drawn anew in every epoch.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +79,6 @@ def encode_windows(
     Raises:
         ResourceError: the folder cannot be written.
     """
-    said = json.dumps(identity.to_json(), sort_keys=True)
-    folder = Path(root) / hashlib.sha256(said.encode()).hexdigest()[:16]
     device = next(codec.network.parameters()).device
 
     def encoded_masks(samples: list[Sample]) -> dict[str, Tensor]:
@@ -98,7 +94,7 @@ def encode_windows(
         }
 
     return build_latent_cache(
-        folder,
+        identity.folder_in(root),
         _AsMotionCodec(codec),
         clips,
         identity,

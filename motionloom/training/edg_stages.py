@@ -141,9 +141,9 @@ class EdgStage1(Stage):
 
     def clips(self, recipe: Recipe) -> TrainingDataset:
         """See `Stage`. Raises ConfigError without data.fps, InputError when no clip has a caption."""
-        from motionloom.datasets.clips import ClipFolder, read_captions
+        from motionloom.datasets.clips import read_captions
         from motionloom.datasets.strided import StridedClips, longest_window
-        from motionloom.training.progress import counted
+        from motionloom.training.clips import checked_clips
 
         data = recipe.clip_data()
         if data.layout != "clips":
@@ -157,22 +157,12 @@ class EdgStage1(Stage):
                 fix=f"set data.fps: {self._row().fps}; clips are resampled to it",
             )
         strides = (self.strides[0], self.strides[1])
-        ways: dict[str, Any] = data.model_dump(include={"fit", "flip", "skip_bad", "cache_mb"})
         if not any(read_captions(data.folder)):
             raise InputError(
                 f"no clip in {data.folder} has a caption, and the text adapter learns from captions",
                 fix='put a .txt beside each clip, or list them in metadata.jsonl with "text"',
             )
-        with counted("checking clips") as on_clip:
-            clips = ClipFolder(
-                data.folder,
-                longest_window(data.frames, strides),
-                data.fps,
-                (data.width_px, data.height_px),
-                **ways,
-                seed=recipe.seed,
-                on_clip=on_clip,
-            )
+        clips = checked_clips(recipe, longest_window(data.frames, strides))
         return StridedClips(clips, data.frames, strides, data.fps, recipe.seed)
 
     def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, Tensor]:

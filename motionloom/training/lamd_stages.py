@@ -400,19 +400,19 @@ class LamdGenerator(Stage):
 
 def _clip_folder(recipe: Recipe, frames: int | None = None) -> TrainingDataset:
     """The clips of the recipe's `data`, checked: a plain folder, or a published data set; `frames` instead of its own."""
-    from motionloom.datasets.clips import ClipFolder
     from motionloom.datasets.published_clips import PublishedClips
+    from motionloom.training.clips import checked_clips
     from motionloom.training.progress import counted
 
     data = recipe.clip_data()
+    if data.layout == "clips":
+        return checked_clips(recipe, frames)
     length, size_px = frames or data.frames, (data.width_px, data.height_px)
-    ways: dict[str, Any] = data.model_dump(include={"fit", "flip", "skip_bad", "cache_mb"})
+    ways: dict[str, Any] = data.model_dump(include={"fit", "flip", "skip_bad", "cache_mb", "sampling", "fps"})
     with counted("checking clips") as on_clip:
-        ways |= {"seed": recipe.seed, "on_clip": on_clip}
-        if data.layout == "clips":
-            return ClipFolder(data.folder, length, data.fps, size_px, **ways)
-        ways |= {"sampling": data.sampling, "fps": data.fps}
-        return PublishedClips(_layout(data), data.split, length, size_px, **ways)
+        return PublishedClips(
+            _layout(data), data.split, length, size_px, **ways, seed=recipe.seed, on_clip=on_clip
+        )
 
 
 def _layout(data: ClipData) -> Layout:

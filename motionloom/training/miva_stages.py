@@ -12,8 +12,6 @@ the frozen base. On `mini` a window is its optical flow, and the adapter trains 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -139,24 +137,10 @@ class MivaAdapter(Stage):
 
     def clips(self, recipe: Recipe) -> TrainingDataset:
         """See `Stage`."""
-        from motionloom.datasets.clips import ClipFolder
-        from motionloom.training.progress import counted
+        from motionloom.training.clips import checked_clips
 
-        data = recipe.clip_data()
-        with counted("checking clips") as on_clip:
-            return ClipFolder(
-                data.folder,
-                data.frames,
-                self._fps(recipe),
-                (data.width_px, data.height_px),
-                fit=data.fit,
-                flip=data.flip,
-                skip_bad=data.skip_bad,
-                seed=recipe.seed,
-                cache_mb=data.cache_mb,
-                masks=None if self.masks is None else self.masks.folder,
-                on_clip=on_clip,
-            )
+        masks = None if self.masks is None else self.masks.folder
+        return checked_clips(recipe, fps=self._fps(recipe), masks=masks)
 
     def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, Tensor]:
         """See `Stage`."""
@@ -359,27 +343,12 @@ class MapAdapter(Stage):
 
     def clips(self, recipe: Recipe) -> TrainingDataset:
         """See `Stage`."""
-        from motionloom.datasets.clips import ClipFolder
         from motionloom.datasets.flow_windows import Squares
         from motionloom.datasets.motion_windows import FPS
-        from motionloom.training.progress import counted
+        from motionloom.training.clips import checked_clips
 
-        data = recipe.clip_data()
         self._check_word()
-        with counted("checking clips") as on_clip:
-            clips = ClipFolder(
-                data.folder,
-                data.frames,
-                data.fps or FPS,
-                (data.width_px, data.height_px),
-                fit=data.fit,
-                flip=data.flip,
-                skip_bad=data.skip_bad,
-                seed=recipe.seed,
-                cache_mb=data.cache_mb,
-                on_clip=on_clip,
-            )
-        return Squares(clips, recipe.seed)
+        return Squares(checked_clips(recipe, fps=recipe.clip_data().fps or FPS), recipe.seed)
 
     def example_batch(self, recipe: Recipe, batch_size: int) -> dict[str, Tensor]:
         """See `Stage`."""
@@ -442,12 +411,9 @@ class MapAdapter(Stage):
             dataset=clips.fingerprint,
             windows=self.windows,
         )
-        said = json.dumps(identity.to_json(), sort_keys=True)
-        folder = Path(self.cache) / hashlib.sha256(said.encode()).hexdigest()[:16]
+        folder, encoder = identity.folder_in(self.cache), FlowEncoder(base.codec.motion)
         with counted("measuring flow") as on_sample:
-            return build_latent_cache(
-                folder, FlowEncoder(base.codec.motion), clips, identity, on_sample=on_sample
-            )
+            return build_latent_cache(folder, encoder, clips, identity, on_sample=on_sample)
 
     def _objective_on(
         self,

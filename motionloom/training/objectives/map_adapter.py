@@ -26,8 +26,14 @@ from motionloom.sampling.loop import sample
 from motionloom.sampling.schedules import rectified_flow
 from motionloom.sampling.weave import MapWeave
 from motionloom.training.objectives.mini import MiniGeneratorObjective
-from motionloom.training.objectives.miva import ADAPTER_FILE
+from motionloom.training.objectives.miva import ADAPTER_FILE, sizes_by_part
 
+# part of a parameter's name -> what it belongs to
+PARTS = {
+    ".ca.": "text-free cross-attention",
+    ".low_rank.": "low rank, attention",
+    "": "low rank, convolutions",
+}
 MEASURED = 32  # clips generated to learn how fast the finished adapter moves things
 COMPARED = 16  # windows on which words are compared
 TIMES = (0.9, 0.7, 0.5)  # noise levels at which they are
@@ -54,12 +60,7 @@ class MapAdapterObjective(MiniGeneratorObjective):
 
     def part_sizes(self) -> dict[str, dict[str, int]]:
         """Parameters of each part of the adapter, for forecasts."""
-        sizes: dict[str, int] = {}
-        for name, parameter in self.adapter.named_parameters():
-            attention = "low rank, attention" if ".low_rank." in name else "low rank, convolutions"
-            part = "text-free cross-attention" if ".ca." in name else attention
-            sizes[part] = sizes.get(part, 0) + parameter.numel()
-        return {"adapter": sizes}
+        return {"adapter": sizes_by_part(self.adapter, PARTS)}
 
     def losses(
         self, batch: dict[str, Tensor], step: int, generator: torch.Generator

@@ -44,7 +44,17 @@ PARTS = {
     ".cfa.": "cross-frame attention",
     ".ca_background.": "background",
     ".ca.": "text-free cross-attention",
+    "": "temporal low rank",
 }
+
+
+def sizes_by_part(adapter: Adapter, parts: dict[str, str]) -> dict[str, int]:
+    """Parameters of each part of an adapter; the first key of `parts` that a name holds says which it is."""
+    sizes: dict[str, int] = {}
+    for name, parameter in adapter.named_parameters():
+        part = next(part for key, part in parts.items() if key in name)
+        sizes[part] = sizes.get(part, 0) + parameter.numel()
+    return sizes
 
 
 class Lesson(Protocol):
@@ -218,11 +228,7 @@ class MivaObjective:
 
     def part_sizes(self) -> dict[str, dict[str, int]]:
         """Parameters of each part of the adapter, for forecasts."""
-        sizes: dict[str, int] = {}
-        for name, parameter in self.adapter.named_parameters():
-            part = next((part for key, part in PARTS.items() if key in name), "temporal low rank")
-            sizes[part] = sizes.get(part, 0) + parameter.numel()
-        return {"adapter": sizes}
+        return {"adapter": sizes_by_part(self.adapter, PARTS)}
 
     def losses(
         self, batch: dict[str, Tensor], step: int, generator: torch.Generator
