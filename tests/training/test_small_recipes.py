@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from motionloom.training.recipe import load_recipe
+from motionloom.video.clip import Clip
 
 SMALL = Path(__file__).parents[2] / "recipes/lamd/small"
 RECIPES = sorted(SMALL.glob("*.yaml"))
@@ -81,3 +83,14 @@ def test_the_long_generator_reads_both_hints() -> None:
     config = objective_of(SMALL / "long_generator.yaml").generator.config
     assert config.previous and config.end_channels == 16
     assert config.unet.concat_channels == 32 + (16 + 1) + (3 + 1)
+
+
+def test_an_autoencoder_trains_on_the_squares_its_recipe_asks_for(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (16, 64, 64, 3), np.uint8)
+    Clip(frames, 8.0).save(tmp_path / "one.mp4")
+    told = ["data.layout=clips", f"data.folder={tmp_path}"]
+    for asked, side in ((32, 32), ("null", 64)):
+        recipe = load_recipe(SMALL / "blocks_autoencoder.yaml", [*told, f"stage.crop_px={asked}"])
+        sample, planned = recipe.stage.dataset(recipe)[0], recipe.stage.example_batch(recipe, 1)
+        assert sample["frames"].shape == (3, 16, side, side)
+        assert planned is not None and planned["frames"].shape[1:] == sample["frames"].shape
