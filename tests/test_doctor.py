@@ -127,6 +127,16 @@ def test_shipped_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert doctor.check_shipped_weights().status == "problem"
 
 
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_processor_without_bfloat16_is_a_note(has_it: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("the processor is not what trains here")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_it)
+    found = doctor.check_device()
+    assert (found.status, "precision=fp32" in found.fix) == (("ok", False) if has_it else ("note", True))
+
+
 def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> doctor.Finding:
         raise ImportError("libtorch.so: not found")

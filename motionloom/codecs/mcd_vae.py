@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ LOGVAR_RANGE = (-30.0, 20.0)
 INITIAL_LOGVAR = -4.0  # sigma = .14: at sigma = 1 a fresh decoder would be shown little but noise
 SHARED_TIME_RATIO = 4  # the stages that halve height and width halve time too, twice
 TIME_KERNEL = (3, 1, 1)
+MotionInput = Literal["clip", "change"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class MCDVAEConfig:
         content_base: base width of E_I and D_V.
         z_norm: what brings the latent to unit scale.
         fusion: how D_V joins content maps to motion features.
+        output: what D_V's last convolution says about a frame.
+        motion_input: what E_M sees: the "clip", as in the paper, or its "change" from frame 0 (ours), in which what stands
+            still is nothing and cannot fill the latent.
         thin_tail: the temporal stages of D_V are convolutions only, without residual blocks: long clips then
             cost little more than short ones.
         blocks_before_tail: residual blocks at 4 frames and full resolution; 2 make up for a thin tail.
@@ -61,6 +65,8 @@ class MCDVAEConfig:
     content_base: int = 128
     z_norm: type[LatentNorm] = dataclasses.field(default_factory=lambda: BatchLatentNorm)
     fusion: type[Fusion] = dataclasses.field(default_factory=lambda: ConcatFusion)
+    output: type[Output] = dataclasses.field(default_factory=lambda: FrameOutput)
+    motion_input: MotionInput = "clip"
     thin_tail: bool = False
     blocks_before_tail: int = 0
     latent_frames: int = 1
@@ -73,6 +79,8 @@ class MCDVAEConfig:
         tailless = self.spatial_ratio == 8 and self.temporal_stages == 0
         _expect(not tailless, "latent_frames", self.latent_frames, "1 for 8 frames at spatial_ratio 8")
         _expect(1 <= self.latent_channels <= 16, "latent_channels", self.latent_channels, "1 to 16")
+        seen = get_args(MotionInput)
+        _expect(self.motion_input in seen, "motion_input", self.motion_input, " or ".join(seen))
         whole = all(side > 0 and side % self.spatial_ratio == 0 for side in self.size_px)
         _expect(whole, "size_px", self.size_px, f"positive multiples of {self.spatial_ratio}")
 
@@ -94,7 +102,7 @@ class MCDVAEConfig:
     def to_json(self) -> str:
         """The configuration as a JSON object; parts are written by name."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return json.dumps(values | {"z_norm": self.z_norm.name, "fusion": self.fusion.name})
+        return json.dumps(values | {name: getattr(self, name).name for name in PARTS})
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> MCDVAEConfig:
@@ -108,7 +116,7 @@ class MCDVAEConfig:
             if key not in known:
                 raise ConfigError(f"unknown autoencoder option '{key}'", fix=_did_you_mean(key, known))
         resolved = dict(values)
-        for key, parts in (("z_norm", LATENT_NORMS), ("fusion", FUSIONS)):
+        for key, parts in PARTS.items():
             name = resolved.get(key)
             if isinstance(name, str):
                 if name not in parts:
@@ -150,7 +158,8 @@ class MotionContentAutoencoder(nn.Module, Codec):
             InputError: if the clip does not have L frames, or H or W is not a multiple of `spatial_ratio`.
         """
         self._check_clip(frames.shape)
-        posterior: Gaussian = self.motion_encoder(frames)
+        seen = frames if self.config.motion_input == "clip" else frames - frames[:, :, :1]
+        posterior: Gaussian = self.motion_encoder(seen)
         return posterior
 
     def normalise(self, sample: Tensor) -> Tensor:
@@ -246,10 +255,12 @@ class ContentFeatures:
     Attributes:
         maps: f1 (B, c, H, W), f2 (B, 2c, H/2, W/2), f3 (B, 4c, H/4, W/4), finest first.
         f_x0: (B, 4c, h, w), on the grid of the motion latent.
+        picture: (B, 3, H, W), itself, -1..1.
     """
 
     maps: tuple[Tensor, ...]
     f_x0: Tensor
+    picture: Tensor
 
 
 class ContentEncoder(nn.Module):
@@ -273,7 +284,7 @@ class ContentEncoder(nn.Module):
         f1 = self.level1(self.conv_in(picture))
         f2 = self.level2(self.down1(f1))
         f3 = self.level3(self.down2(f2))
-        return ContentFeatures((f1, f2, f3), self.middle(self.down3(f3)))
+        return ContentFeatures((f1, f2, f3), self.middle(self.down3(f3)), picture)
 
 
 class MotionEncoder(nn.Module):
@@ -334,7 +345,8 @@ class FusionDecoder(nn.Module):
             self.tail.append(Upsample(w1, scale=(2, 1, 1), kernel=TIME_KERNEL))
             if not config.thin_tail:
                 self.tail.extend([Residual3d(w1, w1), Residual3d(w1, w1)])
-        self.out = nn.Sequential(group_norm(w1), nn.SiLU(), Conv3d(w1, 3, 3, padding=1))
+        self.out = nn.Sequential(group_norm(w1), nn.SiLU(), Conv3d(w1, config.output.channels, 3, padding=1))
+        self.output = config.output(self.last)
 
     def forward(self, latents: Tensor, content: ContentFeatures) -> Tensor:
         f1, f2, f3 = content.maps
@@ -346,15 +358,15 @@ class FusionDecoder(nn.Module):
         x = self.up2(self.level3(x, f3))
         x = self.up1(self.level2(x, f2))
         x = self.tail(self.level1(x, f1))  # 4 frames at H x W, then L
-        frames: Tensor = self.out(x)
+        frames: Tensor = self.output(self.out(x), content.picture)
         return frames
 
     @property
-    def last_weight(self) -> Tensor:
-        """The weight of the last convolution, where the adversary's gradient is measured."""
+    def last(self) -> Conv3d:
+        """The last convolution, where the adversary's gradient is measured."""
         last = self.out[-1]
         assert isinstance(last, Conv3d)
-        return last.weight
+        return last
 
 
 class FusedLevel(nn.Module):
@@ -397,6 +409,56 @@ class ConcatFusion(Fusion):
         repeated = content_map[:, :, None].expand(-1, -1, features.shape[2], -1, -1)
         mixed: Tensor = self.mix(torch.cat([features, repeated], dim=1))
         return mixed
+
+
+class Output(nn.Module, ABC):
+    """What the decoder's last convolution says => frames.
+
+    Built as `Output(convolution)`, which it may set up; `channels` is how many that has, `name` what a configuration file
+    calls it. No parameters of its own.
+    """
+
+    name: ClassVar[str]
+    channels: ClassVar[int]
+
+    def __init__(self, last: Conv3d) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, said: Tensor, picture: Tensor) -> Tensor:
+        """(B, channels, T, H, W) and the first frame (B, 3, H, W) => pixels (B, 3, T, H, W)."""
+
+
+class FrameOutput(Output):
+    """The paper's: frames."""
+
+    name = "frames"
+    channels = 3
+
+    def forward(self, said: Tensor, picture: Tensor) -> Tensor:
+        return said
+
+
+class BlendOutput(Output):
+    """Ours: x = x_0 + m (y - x_0), m = sigmoid of a fourth channel: what stands still is the picture itself.
+
+    Where little moves, most of an autoencoder's training goes into redrawing what it was given; here it starts near the
+    picture and learns what changes. A plain residual x_0 + y would leave outlines of what has gone.
+    """
+
+    name = "blend"
+    channels = 4
+    FRESH_MASK = -1.0  # m = .27 at the start: near the picture, with a gradient
+
+    def __init__(self, last: Conv3d) -> None:
+        super().__init__(last)
+        assert last.bias is not None
+        nn.init.constant_(last.bias[3:], self.FRESH_MASK)
+
+    def forward(self, said: Tensor, picture: Tensor) -> Tensor:
+        drawn, mask = said.float().split((3, 1), dim=1)
+        still = picture[:, :, None].float()
+        return still + mask.sigmoid() * (drawn - still)
 
 
 class LatentNorm(nn.Module, ABC):
@@ -474,6 +536,8 @@ LATENT_NORMS: dict[str, type[LatentNorm]] = {
     part.name: part for part in (BatchLatentNorm, StdLatentNorm, NoLatentNorm)
 }
 FUSIONS: dict[str, type[Fusion]] = {part.name: part for part in (ConcatFusion,)}
+OUTPUTS: dict[str, type[Output]] = {part.name: part for part in (FrameOutput, BlendOutput)}
+PARTS: dict[str, Mapping[str, type[nn.Module]]] = {"z_norm": LATENT_NORMS, "fusion": FUSIONS, "output": OUTPUTS}
 
 
 class Residual2d(nn.Module):

@@ -23,11 +23,12 @@ from motionloom.errors import UserError
 from motionloom.training import randomness
 from motionloom.training.loop import has_8bit_optimizer, new_optimizer
 from motionloom.training.objectives.base import Objective
-from motionloom.training.precision import HALVES, LossScale, autocast
+from motionloom.training.precision import EMULATED, HALVES, LossScale, autocast, emulated
 from motionloom.training.recipe import Recipe
 
 # A step above this is not run for real: about half a minute on two slow cores.
 LARGEST_REAL_STEP_FLOP = 4e11
+LARGEST_EMULATED_STEP_FLOP = 1e10  # in a number format that the processor lacks
 # bf16 and fp16 halve most of what backward keeps; norms and losses stay fp32.
 HALF_ACTIVATION_SHARE = 0.6
 
@@ -218,7 +219,9 @@ def _time_real_step(
 ) -> tuple[float | None, str]:
     """(seconds of one optimizer step, how we know)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if cost["flop"] is not None and (device.type == "cuda" or cost["flop"] <= LARGEST_REAL_STEP_FLOP):
+    in_software = emulated(device, recipe.precision)
+    largest = LARGEST_EMULATED_STEP_FLOP if in_software else LARGEST_REAL_STEP_FLOP
+    if cost["flop"] is not None and (device.type == "cuda" or cost["flop"] <= largest):
         try:
             return _run_real_steps(recipe, dataset, device), f"the second of two real steps on {device.type}"
         except UserError as error:
@@ -227,9 +230,11 @@ def _time_real_step(
             reason = f"no real step: {type(error).__name__}: {str(error).splitlines()[0]}"
     else:
         reason = "too large for a real step here"
+    if in_software:
+        reason += "; " + EMULATED.format(recipe.precision)
     if cost["flop"] is None:
         return None, reason
-    rate = _conv_flop_per_second(device)
+    rate = _conv_flop_per_second(device, recipe.precision)
     return cost[
         "flop"
     ] / rate, f"{reason}; counted FLOP at the measured {rate / 1e9:.0f} GFLOP/s of a convolution"
@@ -275,11 +280,11 @@ def _run_real_steps(recipe: Recipe, dataset: TrainingDataset | None, device: tor
     return seconds * recipe.accumulation
 
 
-def _conv_flop_per_second(device: torch.device) -> float:
+def _conv_flop_per_second(device: torch.device, precision: str) -> float:
     """Measured on a 3-D convolution, what these networks mostly are."""
     layer = nn.Conv3d(64, 64, 3, padding=1).to(device)
     frames = torch.randn(1, 64, 8, 16, 16, device=device)
-    with torch.no_grad():
+    with torch.no_grad(), autocast(device, precision):
         layer(frames)
         began, count = time.perf_counter(), 0
         while time.perf_counter() - began < 0.3:

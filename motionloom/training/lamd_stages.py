@@ -46,6 +46,12 @@ class CodecSize(Section):
     content_base: int = 128
     z_norm: Literal["bn", "std", "none"] = "bn"
     fusion: str = "concat"
+    output: Literal["frames", "blend"] = Field(
+        "frames", description="the decoder draws frames, or blends them into the first one; blend is ours"
+    )
+    motion_input: Literal["clip", "change"] = Field(
+        "clip", description="what the motion encoder sees; the change from the first frame is ours"
+    )
     thin_tail: bool = False
     blocks_before_tail: int = 0
 
@@ -73,6 +79,13 @@ class AdversarySettings(Section):
     cap: int = Field(512, ge=1)
 
 
+class PixelSettings(Section):
+    """The error of single values; see `PixelError`. The paper's is L1 alone."""
+
+    l2: float = Field(0.0, ge=0, description="weight of the squared error; ours")
+    moving: float = Field(0.0, ge=0, description="more weight for what differs from the first frame; ours")
+
+
 class LamdAutoencoder(Stage):
     """L1 + perceptual + beta KL + lambda GAN on clips."""
 
@@ -83,6 +96,7 @@ class LamdAutoencoder(Stage):
         "sum", description="reduction, or a controller to target_nats"
     )
     target_nats: float = Field(1.0, gt=0, description="nats per dimension; for kl: target")
+    pixels: PixelSettings = Field(default_factory=lambda: PixelSettings.model_validate({}))
     perceptual: Literal["lpips", "gradient-ssim"] = "gradient-ssim"
     lpips_weights: str | None = Field(None, description="safetensors file of VGG16 and the lpips heads")
     adversary: AdversarySettings | None = None
@@ -94,6 +108,7 @@ class LamdAutoencoder(Stage):
         """In a dry run LPIPS is planned as gradient SSIM: its weights file may not be there yet."""
         from motionloom.codecs.mcd_vae import MotionContentAutoencoder
         from motionloom.training.objectives.autoencoder import AutoencoderObjective
+        from motionloom.training.objectives.losses import PixelError
 
         return AutoencoderObjective(
             MotionContentAutoencoder(self.codec.config(recipe)),
@@ -101,6 +116,7 @@ class LamdAutoencoder(Stage):
             self._kl(),
             self._adversary(),
             facts=_facts(recipe),
+            pixels=PixelError(self.pixels.l2, self.pixels.moving),
         )
 
     def dataset(self, recipe: Recipe) -> TrainingDataset:

@@ -51,7 +51,14 @@ from motionloom.training import randomness
 from motionloom.training.data_order import SampleOrder, load_batches, require_samples
 from motionloom.training.ema import WeightAverage
 from motionloom.training.objectives.base import Objective
-from motionloom.training.precision import SMALLEST_SCALE, LossScale, autocast, missing_operations_told
+from motionloom.training.precision import (
+    EMULATED,
+    SMALLEST_SCALE,
+    LossScale,
+    autocast,
+    emulated,
+    missing_operations_told,
+)
 from motionloom.training.progress import ProgressBar
 from motionloom.training.recipe import Recipe, learning_rate_at
 from motionloom.training.run_folder import Checkpoint, RunFolder
@@ -247,6 +254,8 @@ class TrainingLoop:
             self._tell(
                 "optimizer", "bitsandbytes is not installed (pip install bitsandbytes): moments keep 32 bits"
             )
+        if emulated(self.device, self.recipe.precision):
+            self._tell("precision", EMULATED.format(self.recipe.precision))
         for note in self.dataset.notes:
             self._tell("data", note)
         for name, reason in self.dataset.refused:

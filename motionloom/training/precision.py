@@ -24,6 +24,8 @@ INITIAL_SCALE, GROWTH, BACKOFF, GROWTH_INTERVAL = 2.0**16, 2.0, 0.5, 2000  # tor
 # A smaller S would say that gradients overflow even as they are: the run has diverged.
 SMALLEST_SCALE = 1.0
 
+EMULATED = "this processor has no {} of its own and computes it in software, 5 to 40 times slower than precision=fp32"
+
 _MISSING = re.compile(
     r"not implemented for 'Half'|Low precision dtypes not supported|could not create a primitive"
 )
@@ -34,6 +36,17 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device_type=device.type, dtype=HALVES[precision])
+
+
+def emulated(device: torch.device, precision: str) -> bool:
+    """Whether a processor computes this format in software: right, and 5 to 40 times slower than fp32.
+
+    bfloat16 is in hardware from AVX-512 on (oneDNN's own test); Zen 3 and older desktop processors lack it.
+    """
+    if device.type != "cpu" or precision == "fp32":
+        return False
+    has_it = torch.ops.mkldnn._is_mkldnn_bf16_supported if precision == "bf16" else torch.ops.mkldnn._is_mkldnn_fp16_supported
+    return not has_it()
 
 
 class LossScale:

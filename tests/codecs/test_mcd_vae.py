@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from motionloom.codecs.base import Codec, Gaussian
 from motionloom.codecs.mcd_vae import (
     BatchLatentNorm,
+    BlendOutput,
+    FrameOutput,
     MCDVAEConfig,
     MotionContentAutoencoder,
     NoLatentNorm,
@@ -199,6 +201,39 @@ def test_file_round_trip_and_refusals(tmp_path: Path) -> None:
     other = save_weights(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, {"kind": "adapter"})
     with pytest.raises(WeightsError, match="adapter"):
         MotionContentAutoencoder.load(other)
+
+
+def test_a_blended_clip_is_the_photo_where_the_mask_is_shut_and_the_drawing_where_it_is_open() -> None:
+    model = tiny(output=BlendOutput)
+    assert model.decoder.last.bias is not None
+    assert float(model.decoder.last.bias[3].detach()) == BlendOutput.FRESH_MASK
+    z, photo = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 16, 16) * 2 - 1
+    said: list[torch.Tensor] = []
+    model.decoder.out.register_forward_hook(lambda module, given, out: said.append(out))
+    with torch.no_grad():
+        for bias, expected in ((-40.0, None), (40.0, said)):
+            model.decoder.last.bias[3] = bias
+            frames = model.decode(z, photo)
+            drawn = photo[:, :, None].expand_as(frames) if expected is None else said[-1][:, :3]
+            assert torch.allclose(frames, drawn, atol=1e-6)
+        model.decoder.last.bias[3] = 0.0
+        half = model.decode(z, photo)
+        mask = said[-1][:, 3:].sigmoid()
+    assert torch.allclose(half, torch.lerp(photo[:, :, None].expand_as(half), said[-1][:, :3], mask), atol=1e-6)
+
+
+def test_the_output_is_part_of_the_file_and_the_papers_by_default(tmp_path: Path) -> None:
+    assert MCDVAEConfig().output is FrameOutput
+    without = json.loads(TINY.to_json())
+    del without["output"]  # files written before there was a choice
+    assert MCDVAEConfig.from_mapping(without) == TINY
+    model = tiny(output=BlendOutput)
+    loaded = MotionContentAutoencoder.load(model.save(tmp_path / "codec.safetensors"))
+    assert loaded.config.output is BlendOutput
+    assert count(model) - count(tiny()) == 27 * TINY.content_base + 1  # one more channel
+    with pytest.raises(ConfigError, match="output 'blends'") as error:
+        MCDVAEConfig.from_mapping({"output": "blends"})
+    assert "'blend'" in error.value.fix
 
 
 def test_configuration_says_what_is_wrong() -> None:

@@ -298,6 +298,16 @@ def test_bf16_runs_the_forward_pass_in_bf16_and_keeps_weights_fp32(tmp_path: Pat
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_format_computed_in_software_is_said_in_the_log(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    train(toy_recipe(precision=precision), tmp_path / "run", progress=False)
+    said = [line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if "in software" in line]
+    assert len(said) == (precision == "bf16")
+
+
 # --- averaged weights ---------------------------------------------------------------------------------------
 
 

@@ -35,10 +35,12 @@ from motionloom.training.objectives.losses import (
     Hinge,
     MeanBetaKL,
     NonSaturating,
+    PixelError,
     TargetKL,
     adaptive_weight,
     ssim,
 )
+from motionloom.training.recipe import load_recipe
 from motionloom.weights import save_weights
 
 CODEC = MCDVAEConfig(num_frames=8, size_px=(16, 16), motion_base=8, content_base=8)
@@ -155,6 +157,41 @@ def test_adaptive_weight_sees_gradients_below_the_range_of_fp16() -> None:
     rec = 2e-8 * weight.half().sum().float()  # its gradient in fp16 would be 0
     ratio = adaptive_weight(rec, 0 * weight.sum(), weight).item()
     assert ratio == pytest.approx(2e-8 * math.sqrt(2) / 1e-4, rel=1e-2)
+
+
+def test_pixel_error_is_l1_and_by_choice_squares_and_weights_of_what_moves() -> None:
+    frames = torch.zeros(1, 3, 2, 2, 2)
+    frames[0, 1, 1, 0, 0] = 0.2  # one place of frame 1 differs from frame 0, in one channel
+    shown = frames.clone()
+    shown[0, :, 1, 0, 0] += 0.5  # wrong where it moves, all channels
+    shown[0, :, 1, 1, 1] += 0.5  # and where it stands still
+    l1, squared = 6 * 0.5 / 24, 6 * 0.25 / 24
+    assert torch.equal(PixelError()(shown, frames), (shown - frames).abs().mean())
+    assert float(PixelError(l2=2)(shown, frames)) == pytest.approx(l1 + 2 * squared)
+    mean_weight = (7 * 1 + 10) / 8  # of 8 places, one counts 1 + 9
+    assert float(PixelError(moving=9)(shown, frames)) == pytest.approx(3 * 0.5 * (10 + 1) / 24 / mean_weight)
+    still = frames[:, :, :1].expand_as(frames)
+    assert float(PixelError(l2=1, moving=9)(still + 0.1, still)) == pytest.approx(0.11)  # nothing moves: no weights
+
+
+def test_the_objective_and_its_recipe_use_the_pixel_error(tmp_path: Path) -> None:
+    model, frames = codec(), clips(2)
+    plain, weighted = (
+        AutoencoderObjective(model, pixels=pixels)._reconstruction(frames * 0.9, frames)
+        for pixels in (None, PixelError(moving=10))
+    )
+    assert float(weighted[0] - plain[0]) == pytest.approx(
+        float(PixelError(moving=10)(frames * 0.9, frames) - (frames * 0.1).abs().mean()), abs=1e-6
+    )
+    assert weighted[1] == plain[1]  # L1 is logged whatever is minimised
+    small = Path(__file__).parents[2] / "recipes/lamd/small/blocks_autoencoder.yaml"
+    recipe = load_recipe(small, ["stage.pixels.l2=3", "stage.pixels.moving=7"])
+    objective: Any = recipe.stage.objective(recipe)
+    assert objective.pixels == PixelError(3.0, 7.0)
+    paper = load_recipe(small.parents[1] / "cater_autoencoder.yaml", ["stage.perceptual=gradient-ssim"])
+    with torch.device("meta"):
+        default: Any = paper.stage.objective(paper, dry_run=True)
+    assert default.pixels == PixelError() and default.codec.config.output.name == "frames"
 
 
 def test_adversarial_forms() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from motionloom.errors import ConfigError
-from motionloom.training import precision
-from motionloom.training.precision import LossScale, missing_operations_told
+from motionloom.training import forecast, precision
+from motionloom.training.precision import LossScale, emulated, missing_operations_told
+from motionloom.training.recipe import load_recipe
 
 CPU = torch.device("cpu")
+SMALL = Path(__file__).parents[2] / "recipes/lamd/small"
 
 
 def scale_after(gradients: list[float], scale: LossScale) -> list[float]:
@@ -73,3 +76,21 @@ def test_only_operations_that_fp16_lacks_are_excused() -> None:
     ):
         with pytest.raises(kind), missing_operations_told(CPU, name):
             raise RuntimeError(told)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_format_that_the_processor_lacks_is_told_and_never_timed_at_length(
+    has_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"):
+        monkeypatch.setattr(torch.ops.mkldnn, name, lambda: has_it)
+    assert not emulated(CPU, "fp32") and not emulated(torch.device("cuda"), "bf16")
+    assert emulated(CPU, "bf16") == emulated(CPU, "fp16") == (not has_it)
+    recipe = load_recipe(SMALL / "blocks_autoencoder.yaml", ["precision=bf16"])
+    cost = {"flop": 5e10}  # a second in hardware, a minute or more in software
+    monkeypatch.setattr(forecast, "_run_real_steps", lambda *told: 1.0)
+    monkeypatch.setattr(forecast, "_conv_flop_per_second", lambda device, precision: 1e9)
+    if torch.cuda.is_available():
+        return
+    seconds, how = forecast._time_real_step(recipe, None, cost)
+    assert (seconds, "in software" in how) == ((1.0, False) if has_it else (50.0, True))

@@ -21,6 +21,7 @@ from motionloom.training.objectives.losses import (
     Hinge,
     KLTerm,
     Perceptual,
+    PixelError,
     adaptive_weight,
 )
 
@@ -49,6 +50,7 @@ class AutoencoderObjective:
         codec: what is trained.
         perceptual: distance between single frames, added to L1 one to one.
         kl: weight of the bottleneck.
+        pixels: error of single values; the paper's L1 by default.
         adversary: None trains without.
         facts: metadata for the exported file.
     """
@@ -60,8 +62,10 @@ class AutoencoderObjective:
         kl: KLTerm | None = None,
         adversary: Adversary | None = None,
         facts: Mapping[str, str] | None = None,
+        pixels: PixelError | None = None,
     ) -> None:
         self.codec = codec
+        self.pixels = pixels or PixelError()
         self.perceptual: Perceptual = perceptual or GradientSSIM()
         self.kl: KLTerm = kl or BetaKL()
         self.adversary = adversary
@@ -95,7 +99,7 @@ class AutoencoderObjective:
             return
 
         adversarial = game.form.generator(game.discriminator(reconstruction).float())
-        weight = game.factor * adaptive_weight(rec, adversarial, self.codec.decoder.last_weight)
+        weight = game.factor * adaptive_weight(rec, adversarial, self.codec.decoder.last.weight)
         numbers |= {"gan": float(adversarial.detach()), "gan_weight": float(weight)}
         yield "autoencoder", loss + weight * adversarial, numbers
 
@@ -115,13 +119,14 @@ class AutoencoderObjective:
         self.codec.save(folder / "mcd_vae.safetensors", self.facts)
 
     def _reconstruction(self, reconstruction: Tensor, frames: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """L_rec = L1 + perceptual, frames folded into the batch."""
+        """L_rec = L1, or another error of pixels, + perceptual, frames folded into the batch."""
         reconstruction = reconstruction.float()
-        l1 = (reconstruction - frames).abs().mean()
+        pixel = self.pixels(reconstruction, frames)
+        l1 = (reconstruction.detach() - frames).abs().mean()
         pictures, targets = (clip.transpose(1, 2).flatten(0, 1) for clip in (reconstruction, frames))
         perceptual = self.perceptual(pictures, targets)
-        numbers = {"l1": float(l1.detach()), self.perceptual.name: float(perceptual.detach())}
-        return l1 + perceptual, numbers
+        numbers = {"l1": float(l1), self.perceptual.name: float(perceptual.detach())}
+        return pixel + perceptual, numbers
 
     def _with_kl(self, rec: Tensor, posterior: Gaussian, frames: Tensor) -> tuple[Tensor, dict[str, float]]:
         kl, numbers = self.kl(posterior, frames[0].numel())
