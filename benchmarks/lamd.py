@@ -3,13 +3,9 @@
     cost                       Tab. 11: operations of sampling, LaMD and its peers, 16 to 128 frames; no weights, no data
     cost --measure             the same at a small size with random weights: operations beside seconds on this machine
     transfer CLIPS PHOTOS      does a photo follow a clip's flow and keep its own looks? a still source: is it still?
-    reconstruct FOLDER DATA    Tab. 3, 4: PSNR on a test split against copying frame 0, whole and where something moves
-    seams FOLDER PHOTOS        a chained clip of 64 frames: change at the seams over change elsewhere
-    solvers FOLDER PHOTOS      are 20 steps within noise of 200?
-    sample FOLDER DATA -o OUT  clips from the first frames and captions of a world's test split, the real ones beside them
 
-FOLDER is a trained LaMD (mcd_vae.safetensors, dmg.safetensors). Every case prints JSON. Operations count a multiply-add
-as two (torch.utils.flop_counter), on the meta device.
+How good trained models are: benchmarks/lamd_quality.py. Every case prints JSON. Operations count a multiply-add as two
+(torch.utils.flop_counter), on the meta device.
 """
 
 from __future__ import annotations
@@ -40,7 +36,6 @@ from motionloom.denoisers.motion_unet import MotionUNet, MotionUNetConfig
 
 FRAMES = (16, 32, 64, 128)
 STEPS = 200
-MOVING = 0.15  # a colour changed by more than this, of -1..1
 TEXT_TOKENS = 77
 Run = Callable[[], Tensor]
 
@@ -292,155 +287,11 @@ def _spread(paths: list[Path], limit: int) -> list[Path]:
     return [paths[index * len(paths) // limit] for index in range(min(limit, len(paths)))]
 
 
-# --- trained models ---------------------------------------------------------------------------------------------
-
-
-def seams(folder: Path, photos: Path, limit: int, frames: int = 64) -> dict[str, Any]:
-    """Chained clips from photos: change at the seams over change elsewhere; the goal is at most 1.5."""
-    import motionloom as ml
-    from motionloom.sampling.chain import seam_ratio
-
-    base, ratios = ml.load_base(folder), {}
-    for number, picture in enumerate(_spread(sorted(photos.iterdir()), limit)):
-        clip = ml.generate(base, picture, frames=frames, seed=number)
-        pixels = torch.from_numpy(clip.frames).permute(3, 0, 1, 2)[None].float()
-        ratios[picture.name] = seam_ratio(pixels, base.num_frames)
-    values = list(ratios.values())
-    return {
-        "frames": frames,
-        "mean": float(np.nanmean(values)),
-        "max": float(np.nanmax(values)),
-        "photos": ratios,
-    }
-
-
-@torch.no_grad()
-def solvers(folder: Path, photos: Path, limit: int, samples: int = 16) -> dict[str, Any]:
-    """Energy distance between latents sampled in 200 ancestral steps and in 20 of each solver, per photo.
-
-    `noise` is the distance between two sets of 200 steps: a solver whose distance is not above the spread of those is within
-    noise. Distances are of unit-scale latents, divided by the root of their number of entries.
-    """
-    import motionloom as ml
-    from motionloom.denoisers.base import Request
-    from motionloom.generate import read_photo, to_pixels
-
-    distances: dict[str, list[float]] = {"noise": []}
-    for picture in _spread(sorted(photos.iterdir()), limit):
-        drawn = {}
-        for label, solver, steps, seed in (
-            ("a", "ancestral", 200, 0), ("b", "ancestral", 200, 1), ("dpm++", "dpm++", 20, 2), ("unipc", "unipc", 20, 3),
-        ):  # fmt: skip
-            base: Any = ml.load_base(folder, solver=solver)
-            photo = to_pixels(read_photo(picture, "native", base)[0])
-            request = Request(photo, (), base.num_frames, base.fps, steps)
-            drawn[label] = _latents(base, request, samples, seed)
-        distances["noise"].append(energy_distance(drawn["a"], drawn["b"]))
-        for solver in ("dpm++", "unipc"):
-            distances.setdefault(solver, []).append(energy_distance(drawn["a"], drawn[solver]))
-    summary = {name: {"mean": float(np.mean(v)), "sd": float(np.std(v))} for name, v in distances.items()}
-    limit_of_noise = summary["noise"]["mean"] + 2 * summary["noise"]["sd"]
-    within = {name: summary[name]["mean"] <= limit_of_noise for name in ("dpm++", "unipc")}
-    return {"samples": samples, "distances": summary, "within_noise": within}
-
-
-def _latents(base: Any, request: Any, count: int, seed: int) -> Tensor:
-    """(count, d h w)."""
-    from motionloom.sampling.loop import sample
-
-    generator = torch.Generator().manual_seed(seed)
-    condition = base.condition(request, None, generator)
-    rows = []
-    for _ in range(count):
-        noise = torch.randn(base.latent_shape(request), generator=generator)
-        with base.adapted(request) as denoiser:
-            z = sample(denoiser, base.schedule(request), noise, condition, request.num_steps, generator)
-        rows.append(z.flatten())
-    return torch.stack(rows)
-
-
-def sampled(folder: Path, data: Path, out: Path, limit: int, per_frame: int = 4) -> dict[str, Any]:
-    """Clips of a data set's test split: OUT/generated/<name>_<k>.mp4 and OUT/real/<name>_<k>.mp4, ready for `motionloom
-    evaluate OUT/generated --references OUT/real`; of the world `blocks`, P_act and P_re too.
-    """
-    import motionloom as ml
-    from motionloom.datasets.layouts import open_layout, recognise
-    from motionloom.datasets.published_clips import PublishedClips
-    from motionloom.datasets.survey import spread
-    from motionloom.datasets.worlds.measure import measure_blocks
-    from motionloom.generate import to_frames
-    from motionloom.video.clip import Clip
-
-    base: Any = ml.load_base(folder)
-    layout = open_layout(recognise(data) or "clips", data)
-    height, width = base.native_size_px
-    clips = PublishedClips(layout, "test", base.num_frames, (width, height))
-    entries, is_blocks = layout.contents("test").entries, (data / "scenes").is_dir()
-    for name in ("generated", "real"):
-        (out / name).mkdir(parents=True, exist_ok=True)
-    for entry in spread(entries, limit):
-        number = entries.index(entry)
-        stem = Path(entry.name).stem if is_blocks else f"{number:05d}"
-        prompt = entry.text if base.reads_text else None
-        real = to_frames(clips.at(0, number)["frames"][None])
-        for k in range(per_frame):
-            clip = ml.generate(base, real[0], prompt=prompt, seed=1000 * number + k)
-            clip.save(out / "generated" / f"{stem}_{k}.mp4")
-            Clip(real, base.fps).save(out / "real" / f"{stem}_{k}.mp4")
-    found: dict[str, Any] = {"clips": min(limit, len(clips)), "per_frame": per_frame, "steps": base.num_steps}
-    if is_blocks:
-        found["blocks"] = measure_blocks(data, out / "generated", limit=limit)
-        found["blocks_ceiling"] = measure_blocks(data, limit=limit)
-    return found
-
-
-@torch.no_grad()
-def reconstructed(folder: Path, data: Path, limit: int) -> dict[str, Any]:
-    """PSNR of frames 1.. of test clips (dB), by the codec and by copying frame 0, over all places and over moving ones."""
-    from motionloom.datasets.layouts import open_layout, recognise
-    from motionloom.datasets.published_clips import PublishedClips
-
-    codec = MotionContentAutoencoder.load(folder / "mcd_vae.safetensors")
-    height, width = codec.config.size_px
-    layout = open_layout(recognise(data) or "clips", data)
-    clips = PublishedClips(layout, "test", codec.config.num_frames, (width, height))
-    rows, nats = [], []
-    for index in range(min(limit, len(clips))):
-        frames = clips.at(0, index)["frames"][None]
-        posterior = codec.encode_motion(frames)
-        made = codec.decode(codec.normalise(posterior.mean), frames[:, :, 0])
-        still = frames[:, :, :1].expand_as(frames)
-        moving = ((frames - still).abs().amax(1, keepdim=True) > MOVING).expand_as(frames)[:, :, 1:]
-        errors = [((shown - frames) / 2).square()[:, :, 1:] for shown in (made, still)]
-        rows.append([_decibels(part) for error in errors for part in (error, error[moving])])
-        nats.append(float(posterior.kl().mean()))
-    names = ("codec_db", "codec_moving_db", "copy_db", "copy_moving_db")
-    means = np.nanmean(np.array(rows), 0)
-    return {
-        "clips": len(rows),
-        **dict(zip(names, map(float, means), strict=True)),
-        "kl_nats_per_dim": statistics.mean(nats),
-    }
-
-
-def _decibels(error: Tensor) -> float:
-    """Squared errors in units of the range; nan where there are none."""
-    return -10 * float(error.mean().log10()) if error.numel() else float("nan")
-
-
-def energy_distance(one: Tensor, other: Tensor) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| over the root of the dimension, unbiased: around 0 for equal distributions."""
-    scale = one.shape[1] ** 0.5
-    across = float(torch.cdist(one, other).mean())
-    within = [float(torch.pdist(rows).mean()) for rows in (one, other)]
-    return (2 * across - sum(within)) / scale
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("case", choices=("cost", "transfer", "reconstruct", "seams", "solvers", "sample"))
+    parser.add_argument("case", choices=("cost", "transfer"))
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--measure", action="store_true", help="of cost: seconds too, at a small size")
     parser.add_argument("--base", default="mini", help="of transfer")
@@ -448,21 +299,14 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path)
     told = parser.parse_args()
     if len(told.paths) != (0 if told.case == "cost" else 2):
-        parser.error("cost takes no paths; the other cases two, see above")
+        parser.error("cost takes no paths, transfer two, see above")
     if told.case == "cost":
         found = measured() if told.measure else cost()
-    elif told.case == "transfer":
-        found = transferred(*told.paths, told.base, told.limit)
-    elif told.case == "sample":
-        if told.out is None:
-            parser.error("sample needs -o OUT, a folder")
-        found = sampled(*told.paths, told.out, told.limit)
     else:
-        cases = {"reconstruct": reconstructed, "seams": seams, "solvers": solvers}
-        found = cases[told.case](*told.paths, told.limit)
+        found = transferred(*told.paths, told.base, told.limit)
     text = json.dumps(found, indent=1)
     print(text)
-    if told.out and told.case != "sample":
+    if told.out:
         told.out.write_text(text + "\n")
 
 

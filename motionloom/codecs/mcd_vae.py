@@ -537,7 +537,11 @@ LATENT_NORMS: dict[str, type[LatentNorm]] = {
 }
 FUSIONS: dict[str, type[Fusion]] = {part.name: part for part in (ConcatFusion,)}
 OUTPUTS: dict[str, type[Output]] = {part.name: part for part in (FrameOutput, BlendOutput)}
-PARTS: dict[str, Mapping[str, type[nn.Module]]] = {"z_norm": LATENT_NORMS, "fusion": FUSIONS, "output": OUTPUTS}
+PARTS: dict[str, Mapping[str, type[nn.Module]]] = {
+    "z_norm": LATENT_NORMS,
+    "fusion": FUSIONS,
+    "output": OUTPUTS,
+}
 
 
 class Residual2d(nn.Module):

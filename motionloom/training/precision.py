@@ -45,8 +45,8 @@ def emulated(device: torch.device, precision: str) -> bool:
     """
     if device.type != "cpu" or precision == "fp32":
         return False
-    has_it = torch.ops.mkldnn._is_mkldnn_bf16_supported if precision == "bf16" else torch.ops.mkldnn._is_mkldnn_fp16_supported
-    return not has_it()
+    supported: bool = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")()
+    return not supported
 
 
 class LossScale:

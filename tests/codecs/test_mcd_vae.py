@@ -219,7 +219,9 @@ def test_a_blended_clip_is_the_photo_where_the_mask_is_shut_and_the_drawing_wher
         model.decoder.last.bias[3] = 0.0
         half = model.decode(z, photo)
         mask = said[-1][:, 3:].sigmoid()
-    assert torch.allclose(half, torch.lerp(photo[:, :, None].expand_as(half), said[-1][:, :3], mask), atol=1e-6)
+    assert torch.allclose(
+        half, torch.lerp(photo[:, :, None].expand_as(half), said[-1][:, :3], mask), atol=1e-6
+    )
 
 
 def test_the_output_is_part_of_the_file_and_the_papers_by_default(tmp_path: Path) -> None:
@@ -234,6 +236,21 @@ def test_the_output_is_part_of_the_file_and_the_papers_by_default(tmp_path: Path
     with pytest.raises(ConfigError, match="output 'blends'") as error:
         MCDVAEConfig.from_mapping({"output": "blends"})
     assert "'blend'" in error.value.fix
+
+
+def test_of_changes_alone_every_still_picture_has_one_latent_and_motion_is_seen_without_its_ground() -> None:
+    changes, clips = tiny(motion_input="change"), tiny()
+    photos = torch.rand(2, 3, 16, 16) * 2 - 1
+    still = photos[:, :, None].expand(-1, -1, 8, -1, -1)
+    with torch.no_grad():
+        one, other = changes.encode(still)
+        assert torch.equal(one, other)
+        assert not torch.equal(*clips.encode(still))  # the paper's encoder sees the pictures
+        moving = torch.cat([torch.zeros(1, 3, 1, 16, 16), torch.rand(1, 3, 7, 16, 16) * 0.5], dim=2)
+        apart = changes.encode(moving + 0.25) - changes.encode(moving - 0.25)
+    assert float(apart.abs().max()) < 1e-5
+    with pytest.raises(ConfigError, match="motion_input is changes, expected clip or change"):
+        MCDVAEConfig(motion_input="changes")  # type: ignore[arg-type]
 
 
 def test_configuration_says_what_is_wrong() -> None:

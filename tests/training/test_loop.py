@@ -304,7 +304,9 @@ def test_a_format_computed_in_software_is_said_in_the_log(
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     train(toy_recipe(precision=precision), tmp_path / "run", progress=False)
-    said = [line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if "in software" in line]
+    said = [
+        line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if "in software" in line
+    ]
     assert len(said) == (precision == "bf16")
 
 

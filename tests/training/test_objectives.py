@@ -171,7 +171,9 @@ def test_pixel_error_is_l1_and_by_choice_squares_and_weights_of_what_moves() -> 
     mean_weight = (7 * 1 + 10) / 8  # of 8 places, one counts 1 + 9
     assert float(PixelError(moving=9)(shown, frames)) == pytest.approx(3 * 0.5 * (10 + 1) / 24 / mean_weight)
     still = frames[:, :, :1].expand_as(frames)
-    assert float(PixelError(l2=1, moving=9)(still + 0.1, still)) == pytest.approx(0.11)  # nothing moves: no weights
+    assert float(PixelError(l2=1, moving=9)(still + 0.1, still)) == pytest.approx(
+        0.11
+    )  # nothing moves: no weights
 
 
 def test_the_objective_and_its_recipe_use_the_pixel_error(tmp_path: Path) -> None:
