@@ -456,9 +456,9 @@ class BlendOutput(Output):
         nn.init.constant_(last.bias[3:], self.FRESH_MASK)
 
     def forward(self, said: Tensor, picture: Tensor) -> Tensor:
-        drawn, mask = said.float().split((3, 1), dim=1)
+        drawn, mask = said[:, :3].float(), said[:, 3:].float().sigmoid()  # (B, 3, T, H, W), (B, 1, T, H, W)
         still = picture[:, :, None].float()
-        return still + mask.sigmoid() * (drawn - still)
+        return still + mask * (drawn - still)
 
 
 class LatentNorm(nn.Module, ABC):
