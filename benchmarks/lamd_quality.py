@@ -215,7 +215,7 @@ def sampled(folder: Path, data: Path, out: Path, told: argparse.Namespace) -> di
         "steps": steps,
         "text_scale": base.text_scale,
     }
-    if is_blocks(data):
+    if is_blocks(data) and not told.clips_only:
         for name in names:
             with counted(f"looking at {name}") as at:
                 found[name] = measure_blocks(data, out / name, limit=told.limit, progress=at)
@@ -416,6 +416,9 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, help="of sample, seams")
     parser.add_argument("--text-scale", type=float, default=1.0, help="of sample: guidance")
+    parser.add_argument(
+        "--clips-only", action="store_true", help="of sample: P_act and P_re are not measured"
+    )
     parser.add_argument("--epochs", type=int, default=10, help="of classifier")
     parser.add_argument("--classifier", type=Path, help="of distance")
     parser.add_argument("-o", "--out", type=Path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +72,9 @@ def test_a_sample_depends_on_its_own_seed_alone(quality: Any, world: Path, model
     assert frames.shape == (3, 3, 16, SIDE_PX, SIDE_PX) and torch.equal(frames[1, :, 0], one.photo[0])
 
 
-def test_energy_distance_is_zero_in_the_mean_for_one_distribution_and_grows_with_a_shift(quality: Any) -> None:
+def test_energy_distance_is_zero_in_the_mean_for_one_distribution_and_grows_with_a_shift(
+    quality: Any,
+) -> None:
     generator = torch.Generator().manual_seed(0)
     draws = [torch.randn(2, 40, 9, generator=generator) for _ in range(60)]
     equal = torch.tensor([quality.energy_distance(a, b) for a, b in draws])
