@@ -223,7 +223,7 @@ def sampled(folder: Path, data: Path, out: Path, told: argparse.Namespace) -> di
 
 
 @torch.no_grad()
-def solvers(folder: Path, data: Path, told: argparse.Namespace, samples: int = 16) -> dict[str, Any]:
+def solvers(folder: Path, data: Path, told: argparse.Namespace, samples: int = 8) -> dict[str, Any]:
     """Energy distance between latents sampled in 200 ancestral steps and in 20 of each solver, per first frame and caption.
 
     `noise` is the distance between two sets of 200 steps: a solver whose distance is not above the spread of those is within
