@@ -35,15 +35,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.baselines.clip_classifier import LABELS, ClipClassifier, labels_of
 from motionloom.codecs.mcd_vae import MotionContentAutoencoder
+from motionloom.datasets.clips import to_pixels
 from motionloom.datasets.layouts import open_layout, recognise
 from motionloom.datasets.published_clips import PublishedClips
 from motionloom.datasets.survey import spread
+from motionloom.errors import InputError, MotionLoomError
 from motionloom.metrics.frechet import frechet_distance
 from motionloom.sampling.loop import sample
+from motionloom.training.objectives.losses import moving_places
 from motionloom.training.progress import counted
 from motionloom.video.clip import Clip
 
-MOVING = 0.15  # a colour changed by more than this, of -1..1
 FEW, MANY = 20, 200  # denoising steps
 AVERAGED = 5  # log lines a point of a curve
 
@@ -68,14 +70,15 @@ def test_clips(data: Path, num_frames: int, size_px: tuple[int, int], limit: int
     layout = open_layout(recognise(data) or "clips", data)
     clips = PublishedClips(layout, "test", num_frames, (width, height))
     entries = layout.contents("test").entries
+    numbers = {entry.name: number for number, entry in enumerate(entries)}
     return [
-        TestClip(_stem(data, entry, entries), clips.at(0, entries.index(entry))["frames"][None], entry.text)
+        TestClip(
+            Path(entry.name).stem if is_blocks(data) else f"{numbers[entry.name]:05d}",
+            clips.at(0, numbers[entry.name])["frames"][None],
+            entry.text,
+        )
         for entry in spread(entries, limit)
     ]
-
-
-def _stem(data: Path, entry: Any, entries: list[Any]) -> str:
-    return Path(entry.name).stem if is_blocks(data) else f"{entries.index(entry):05d}"
 
 
 def is_blocks(data: Path) -> bool:
@@ -94,7 +97,7 @@ def reconstructed(folder: Path, data: Path, limit: int) -> dict[str, Any]:
         frames, posterior = one.frames, codec.encode_motion(one.frames)
         made = codec.decode(codec.normalise(posterior.mean), one.photo).clamp(-1, 1)
         still = frames[:, :, :1].expand_as(frames)
-        moving = ((frames - still).abs().amax(1, keepdim=True) > MOVING).expand_as(frames)[:, :, 1:]
+        moving = moving_places(frames).expand_as(frames)[:, :, 1:]
         errors = [((shown - frames) / 2).square()[:, :, 1:] for shown in (made, still)]
         rows.append([_decibels(part) for error in errors for part in (error, error[moving])])
         nats.append(float(posterior.kl().mean()))
@@ -116,8 +119,9 @@ def _decibels(error: Tensor) -> float:
 def decomposed(folder: Path, data: Path, limit: int) -> dict[str, Any]:
     """The motion of clip i on the first frame of clip i + 1.
 
-    follows_source, keeps_photo: share of all change that lies where the source changes, and mean distance to the photo where
-    it does not, of 0-255 levels. still_change: the largest change of a pixel from a still source, in levels.
+    change_where_source_moves: share of all change that lies where the source changes, or two pixels from it; those are
+    share_of_places_where_source_moves of all. levels_off_the_photo: mean distance, of 0-255 levels in the channel that is
+    farthest off.
     """
     codec = MotionContentAutoencoder.load(folder / "mcd_vae.safetensors")
     clips = test_clips(data, codec.config.num_frames, codec.config.size_px, limit + 1)
@@ -125,13 +129,13 @@ def decomposed(folder: Path, data: Path, limit: int) -> dict[str, Any]:
     for source, target in itertools.pairwise(clips):
         made = codec.decode(codec.encode(source.frames), target.photo).clamp(-1, 1)
         change = (made - target.photo[:, :, None]).abs().amax(1)  # (1, T, H, W)
-        moves = _near((source.frames - source.frames[:, :, :1]).abs().amax(1) > MOVING)
+        moves = _near(moving_places(source.frames)[:, 0])
         inside.append(float(change[moves].sum() / change.sum()))
         base_rate.append(float(moves.float().mean()))
         kept.append(float(change[~moves].mean()) * 127.5)
         still = target.photo[:, :, None].expand_as(source.frames)
         held = codec.decode(codec.encode(still), target.photo).clamp(-1, 1)
-        still_change.append(float((held - still).abs().mean()) * 127.5)
+        still_change.append(float((held - still).abs().amax(1).mean()) * 127.5)
     return {
         "pairs": len(inside),
         "change_where_source_moves": statistics.mean(inside),
@@ -195,14 +199,11 @@ def sampled(folder: Path, data: Path, out: Path, told: argparse.Namespace) -> di
         (out / name).mkdir(parents=True, exist_ok=True)
     with counted("sampling") as at:
         for number, one in enumerate(clips):
-            drawn = shown(base, latents_for(base, one, told.per_frame, steps, number), one.photo)
             made = {
-                "generated": drawn,
-                "real": one.frames,
-                "copied": one.frames[:, :, :1].expand_as(one.frames),
+                "generated": shown(base, latents_for(base, one, told.per_frame, steps, number), one.photo)
             }
-            with torch.no_grad():
-                made["reconstructed"] = shown(base, base.codec.encode(one.frames), one.photo)
+            if not told.generated_only:
+                made |= _beside(base, one)
             for name in names:
                 for k, frames in enumerate(made[name]):
                     file = f"{one.stem}_{k}.mp4" if name == "generated" else f"{one.stem}.mp4"
@@ -223,11 +224,21 @@ def sampled(folder: Path, data: Path, out: Path, told: argparse.Namespace) -> di
 
 
 @torch.no_grad()
+def _beside(base: Any, one: TestClip) -> dict[str, Tensor]:
+    """What generated clips are held against, (1, 3, T, H, W) each."""
+    return {
+        "real": one.frames,
+        "reconstructed": shown(base, base.codec.encode(one.frames), one.photo),
+        "copied": one.frames[:, :, :1].expand_as(one.frames),
+    }
+
+
+@torch.no_grad()
 def solvers(folder: Path, data: Path, told: argparse.Namespace, samples: int = 8) -> dict[str, Any]:
     """Energy distance between latents sampled in 200 ancestral steps and in 20 of each solver, per first frame and caption.
 
-    `noise` is the distance between two sets of 200 steps: a solver whose distance is not above the spread of those is within
-    noise. Distances are of unit-scale latents, divided by the root of their number of entries.
+    `again` is the distance between two sets of 200 steps: a solver whose mean is not above the mean of those and twice their
+    deviation is within noise. Distances are of unit-scale latents, divided by the root of their number of entries.
     """
     import motionloom as ml
 
@@ -294,7 +305,7 @@ def seams(folder: Path, data: Path, told: argparse.Namespace, frames: int = 64) 
 
 
 def trained_classifier(data: Path, out: Path, epochs: int, seed: int = 0) -> dict[str, Any]:
-    """Adam, 1e-3 with a cosine, 32 clips a step; average precision of each label on the test split."""
+    """AdamW, 2e-3 with a cosine, 32 clips a step; how often each label is right on the test split."""
     torch.manual_seed(seed)
     splits = {name: _labelled(data, name) for name in ("train", "test")}
     pixels, labels = splits["train"]
@@ -323,7 +334,7 @@ def trained_classifier(data: Path, out: Path, epochs: int, seed: int = 0) -> dic
         "accuracy": dict(zip(LABELS, right.tolist(), strict=True)),
         "always_the_commoner_answer": dict(zip(LABELS, usual.tolist(), strict=True)),
         "mean_accuracy": float(right.mean()),
-    }  # fmt: skip
+    }
 
 
 def _labelled(data: Path, split: str) -> tuple[Tensor, Tensor]:
@@ -355,17 +366,24 @@ def distances(one: Path, other: Path, classifier: Path) -> dict[str, Any]:
 def _features(model: ClipClassifier, folder: Path) -> Any:
     from motionloom.video.read import read_clip
 
-    frames = [
-        torch.from_numpy(read_clip(path).frames).permute(3, 0, 1, 2) for path in sorted(folder.glob("*.mp4"))
-    ]
-    return torch.cat([model.features(as_floats(one[None])) for one in frames]).double().numpy()
+    files = sorted(folder.glob("*.mp4"))
+    if len(files) < 2:
+        raise InputError(
+            f'"{folder}" holds {len(files)} MP4 clips, a distance needs two or more',
+            fix="give it what `sample` wrote",
+        )
+    return (
+        torch.cat([model.features(to_pixels(read_clip(file).frames)[None]) for file in files])
+        .double()
+        .numpy()
+    )
 
 
 # --- curves -----------------------------------------------------------------------------------------------------
 
 
 STYLE = (
-    "svg{background:#fff;font:11px sans-serif}.line{fill:none;stroke-width:1.6}.tick,.grid{stroke:#ddd}text{fill:#444}"
+    "svg{background:#fff;font:11px sans-serif}.line{fill:none;stroke-width:1.6}.grid{stroke:#ddd}text{fill:#444}"
     ":root{--s0:#0b6bb0;--s1:#c4500b;--s2:#1b7f4b;--s3:#8b3fa8;--s4:#a8842a;--s5:#6b6b6b;--s6:#b02a57;--s7:#2a8fa8}"
 )
 
@@ -379,6 +397,10 @@ def curves(runs: list[Path], out: Path) -> dict[str, Any]:
 
     series = []
     for which, run in enumerate(runs):
+        if not (run / "log.jsonl").is_file():
+            raise InputError(
+                f'"{run}" is no run folder: it has no log.jsonl', fix="give the --run-dir of a training"
+            )
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         points = [
             (float(line["step"]), float(next(iter(line["losses"].values()))))
@@ -386,6 +408,11 @@ def curves(runs: list[Path], out: Path) -> dict[str, Any]:
             if "losses" in line
         ]
         parts = [points[i : i + AVERAGED] for i in range(0, len(points) - AVERAGED + 1, AVERAGED)]
+        if not parts:
+            raise InputError(
+                f'"{run}" logged {len(points)} losses, a point of the curve needs {AVERAGED}',
+                fix="train it longer",
+            )
         xs, ys = ([statistics.mean(p[k] for p in part) for part in parts] for k in (0, 1))
         series.append(Series(run.name, which, ys, xs))
     names = [
@@ -423,33 +450,41 @@ def main() -> None:
     parser.add_argument("--classifier", type=Path, help="of distance")
     parser.add_argument("-o", "--out", type=Path)
     told = parser.parse_args()
-    first = told.paths[0]
     needs_out = told.case in ("sample", "classifier", "curves")
     if needs_out and told.out is None:
         parser.error(f"{told.case} needs -o")
     if told.case not in ("classifier", "curves") and len(told.paths) != 2:
         parser.error(f"{told.case} takes two paths, see above")
-    found: Any
+    if told.case == "distance" and told.classifier is None:
+        parser.error("distance needs --classifier, a file that the case `classifier` wrote")
+    if told.limit < 2:
+        parser.error(f"got --limit {told.limit}, expected 2 or more: every case compares clips")
+    try:
+        found = _run(told)
+    except MotionLoomError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
+    print(json.dumps(found, indent=1))
+
+
+def _run(told: argparse.Namespace) -> Any:
+    first, second = told.paths[0], told.paths[-1]
     match told.case:
         case "reconstruct":
-            found = reconstructed(first, told.paths[1], told.limit)
+            return reconstructed(first, second, told.limit)
         case "decompose":
-            found = decomposed(first, told.paths[1], told.limit)
+            return decomposed(first, second, told.limit)
         case "sample":
-            found = sampled(first, told.paths[1], told.out, told)
+            return sampled(first, second, told.out, told)
         case "classifier":
-            found = trained_classifier(first, told.out, told.epochs)
+            return trained_classifier(first, told.out, told.epochs)
         case "distance":
-            if told.classifier is None:
-                parser.error("distance needs --classifier, a file that the case `classifier` wrote")
-            found = distances(first, told.paths[1], told.classifier)
+            return distances(first, second, told.classifier)
         case "solvers":
-            found = solvers(first, told.paths[1], told)
+            return solvers(first, second, told)
         case "seams":
-            found = seams(first, told.paths[1], told)
+            return seams(first, second, told)
         case _:
-            found = curves(told.paths, told.out)
-    print(json.dumps(found, indent=1))
+            return curves(told.paths, told.out)
 
 
 if __name__ == "__main__":

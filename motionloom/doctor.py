@@ -180,6 +180,8 @@ def check_torchvision() -> Finding:
 def check_device() -> Finding:
     import torch
 
+    from motionloom.training.precision import EMULATED, emulated
+
     version = f"torch {torch.__version__}"
     if torch.cuda.is_available():
         names = []
@@ -197,12 +199,9 @@ def check_device() -> Finding:
             "install torch from https://download.pytorch.org/whl/ for your CUDA version",
         )
     cpu = f"CPU, {torch.get_num_threads()} threads; {version}"
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if emulated(torch.device("cpu"), "bf16"):
         return Finding(
-            "device",
-            "note",
-            f"{cpu}; bfloat16 is computed in software, 5 to 40 times slower than float32",
-            "train with precision=fp32 here",
+            "device", "note", f"{cpu}; {EMULATED.format('bf16')}", "train with precision=fp32 here"
         )
     return Finding("device", "ok", cpu)
 

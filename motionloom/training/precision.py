@@ -24,7 +24,7 @@ INITIAL_SCALE, GROWTH, BACKOFF, GROWTH_INTERVAL = 2.0**16, 2.0, 0.5, 2000  # tor
 # A smaller S would say that gradients overflow even as they are: the run has diverged.
 SMALLEST_SCALE = 1.0
 
-EMULATED = "this processor has no {} of its own and computes it in software, 5 to 40 times slower than precision=fp32"
+EMULATED = "this processor has no {} of its own and computes it in software, up to 40 times slower than precision=fp32"
 
 _MISSING = re.compile(
     r"not implemented for 'Half'|Low precision dtypes not supported|could not create a primitive"
@@ -39,14 +39,15 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 def emulated(device: torch.device, precision: str) -> bool:
-    """Whether a processor computes this format in software: right, and 5 to 40 times slower than fp32.
+    """Whether a processor computes this format in software: right, and up to 40 times slower than fp32.
 
-    bfloat16 is in hardware from AVX-512 on (oneDNN's own test); Zen 3 and older desktop processors lack it.
+    oneDNN's own test, which takes AVX-512 for bfloat16: Zen 3 and older processors lack it. Without oneDNN nothing is known,
+    and the answer is no.
     """
     if device.type != "cpu" or precision == "fp32":
         return False
-    supported: bool = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")()
-    return not supported
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", None)
+    return supported is not None and not supported()
 
 
 class LossScale:

@@ -94,3 +94,11 @@ def test_a_format_that_the_processor_lacks_is_told_and_never_timed_at_length(
         return
     seconds, how = forecast._time_real_step(recipe, None, cost)
     assert (seconds, "in software" in how) == ((1.0, False) if has_it else (50.0, True))
+
+
+def test_without_onednn_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nothing:
+        """The namespace of a build without oneDNN: it has no such operation."""
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Nothing())
+    assert not emulated(CPU, "bf16") and not emulated(CPU, "fp16")

@@ -17,6 +17,11 @@ from motionloom.weights import load_strictly, load_weights
 # ---- pixels
 
 
+def moving_places(frames: Tensor, threshold: float = 0.15) -> Tensor:
+    """(B, 3, T, H, W), -1..1 -> (B, 1, T, H, W) bool: where some channel differs from frame 0 by more than `threshold`."""
+    return (frames - frames[:, :, :1]).abs().amax(dim=1, keepdim=True) > threshold
+
+
 @dataclass(frozen=True)
 class PixelError:
     """w (|d| + l2 d^2), d = x_hat - x, w = 1 + moving [x_t differs from x_0], scaled to a mean of 1.
@@ -26,14 +31,11 @@ class PixelError:
 
     Attributes:
         l2: weight of the squared error.
-        moving: added to the weight of a value whose frame differs from frame 0 in its place, by more than `threshold` in
-            some colour channel.
-        threshold: of -1..1.
+        moving: added to the weight of values in `moving_places`.
     """
 
     l2: float = 0.0
     moving: float = 0.0
-    threshold: float = 0.15
 
     def __call__(self, reconstruction: Tensor, frames: Tensor) -> Tensor:
         """(B, 3, T, H, W) twice, -1..1 -> a scalar."""
@@ -47,8 +49,7 @@ class PixelError:
 
     def _weights(self, frames: Tensor) -> Tensor:
         """(B, 1, T, H, W), of mean 1."""
-        change = (frames - frames[:, :, :1]).abs().amax(dim=1, keepdim=True)
-        weights = 1 + self.moving * (change > self.threshold).to(change)
+        weights = 1 + self.moving * moving_places(frames).to(frames)
         return weights / weights.mean()
 
 
