@@ -67,7 +67,13 @@ class TestClip:
 def test_clips(data: Path, num_frames: int, size_px: tuple[int, int], limit: int) -> list[TestClip]:
     """Evenly spread over the split; at most `limit`."""
     height, width = size_px
-    layout = open_layout(recognise(data) or "clips", data)
+    name = recognise(data)
+    if name is None:
+        raise InputError(
+            f'"{data}" is no data set with a test split',
+            fix="give a world of `motionloom data synth --world`",
+        )
+    layout = open_layout(name, data)
     clips = PublishedClips(layout, "test", num_frames, (width, height))
     entries = layout.contents("test").entries
     numbers = {entry.name: number for number, entry in enumerate(entries)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,33 @@ def test_the_classifier_learns_saves_and_measures_no_distance_to_itself(
     assert same == pytest.approx(0, abs=1e-9) and other > 1e-3
     pixels, labels = quality._labelled(world, "test")
     assert pixels.shape == (3, 3, 16, 64, 64) and labels.shape == (3, 8) and labels.sum(1).min() >= 1
+
+
+def test_what_cannot_be_measured_is_one_sentence_and_leaves_nothing(
+    quality: Any,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    classifier = quality.ClipClassifier().save(tmp_path / "classifier.safetensors")
+    out = tmp_path / "out"
+    for case, sentence in (
+        (["reconstruct", model, empty], "no data set with a test split"),
+        (["sample", empty, empty, "-o", out], "dmg.safetensors|mcd_vae.safetensors|holds"),
+        (["distance", empty, empty, "--classifier", classifier], "holds 0 MP4 clips"),
+        (["distance", empty, empty], "needs --classifier"),
+        (["solvers", model, empty, "--limit", "1"], "expected 2 or more"),
+        (["curves", empty, "-o", out], "no run folder"),
+    ):
+        monkeypatch.setattr("sys.argv", ["lamd_quality.py", *map(str, case)])
+        with pytest.raises(SystemExit) as stopped:
+            quality.main()
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert stopped.value.code == 2 and re.search(sentence, said), said
+        assert not out.exists()
 
 
 def test_curves_are_one_picture_of_all_runs(quality: Any, tmp_path: Path) -> None:
