@@ -102,3 +102,20 @@ def test_without_onednn_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torch.ops, "mkldnn", Nothing())
     assert not emulated(CPU, "bf16") and not emulated(CPU, "fp16")
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_forecast_measures_its_convolution_in_the_format_of_the_recipe(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[torch.dtype] = set()
+    computed = nn.Conv3d.forward
+
+    def watched(layer: nn.Conv3d, frames: torch.Tensor) -> torch.Tensor:
+        made = computed(layer, frames)
+        seen.add(made.dtype)
+        return made
+
+    monkeypatch.setattr(nn.Conv3d, "forward", watched)
+    assert forecast._conv_flop_per_second(CPU, name) > 0
+    assert seen == {dtype}

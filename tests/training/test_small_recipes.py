@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,16 @@ def test_an_autoencoder_trains_on_the_squares_its_recipe_asks_for(tmp_path: Path
         sample, planned = recipe.stage.dataset(recipe)[0], recipe.stage.example_batch(recipe, 1)
         assert sample["frames"].shape == (3, 16, side, side)
         assert planned is not None and planned["frames"].shape[1:] == sample["frames"].shape
+
+
+def test_every_option_of_a_recipes_codec_reaches_the_codec() -> None:
+    """A key of the recipe that is read and then dropped would train something else without a word."""
+    asked = ("stage.codec.output=frames", "stage.codec.motion_input=change")
+    for overrides, expected in (((), ("blend", "clip")), (asked, ("frames", "change"))):
+        recipe: Any = load_recipe(SMALL / "blocks_autoencoder.yaml", overrides)
+        config = recipe.stage.codec.config(recipe)
+        assert (config.output.name, config.motion_input) == expected
+        written = json.loads(config.to_json())
+        assert {
+            key: written[key] for key in recipe.stage.codec.model_dump()
+        } == recipe.stage.codec.model_dump()
