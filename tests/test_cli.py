@@ -152,7 +152,7 @@ for words in {COMMANDS!r}:
     with contextlib.redirect_stdout(said):
         assert main([*words, "--help"]) == 0, words
     assert "Example: motionloom " + " ".join(words) in said.getvalue(), words
-heavy = ("torch", "numpy", "diffusers", "av", "PIL", "rich")
+heavy = ("torch", "numpy", "diffusers", "av", "PIL", "rich", "pydantic")
 print([name for name in heavy if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import typer
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, "1")
     with _termination_as_interrupt() as stopped_by:
         try:
-            code = app(
+            code = _command()(
                 [word for word in words if word != "--debug"], prog_name="motionloom", standalone_mode=False
             )
         except Exception as problem:
@@ -45,6 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not as_json:
             typer.echo("stopped; nothing half-written was left behind", err=True)
     return int(code) if isinstance(code, int) else 0
+
+
+def _command() -> Any:
+    """The whole command line. A flag of typer's own that is not given is None, which pydantic must be imported to read as a
+    boolean, a quarter of a second before any help of a command; False it takes as it is.
+    """
+    command: Any = typer.main.get_command(app)
+    groups = [command, *(one for one in command.commands.values() if hasattr(one, "commands"))]
+    for group in groups:
+        for option in (*group.params, group.get_help_option(typer.Context(group))):
+            if getattr(option, "is_flag", False) and option.default is None:
+                option.default = False
+    return command
 
 
 @contextmanager
