@@ -12,9 +12,10 @@ import dataclasses
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -32,6 +33,7 @@ INITIAL_LOGVAR = -4.0  # sigma = .14: at sigma = 1 a fresh decoder would be show
 SHARED_TIME_RATIO = 4  # the stages that halve height and width halve time too, twice
 TIME_KERNEL = (3, 1, 1)
 MotionInput = Literal["clip", "change"]
+Norm = Callable[[int], nn.GroupNorm]  # of a width
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class MCDVAEConfig:
         thin_tail: the temporal stages of D_V are convolutions only, without residual blocks: long clips then
             cost little more than short ones.
         blocks_before_tail: residual blocks at 4 frames and full resolution; 2 make up for a thin tail.
+        group_channels: least channels of a normalisation group. The paper's widths have 32 groups; in a narrow network those
+            hold one channel each, which takes from every channel how strong it is. Ours: 8 there.
     """
 
     num_frames: int = 16
@@ -70,6 +74,7 @@ class MCDVAEConfig:
     thin_tail: bool = False
     blocks_before_tail: int = 0
     latent_frames: int = 1
+    group_channels: int = 1
 
     def __post_init__(self) -> None:
         lengths = (8, 16, 32, 64, 128)
@@ -78,6 +83,7 @@ class MCDVAEConfig:
         _expect(self.latent_frames in (1, 2), "latent_frames", self.latent_frames, "1 or 2")
         tailless = self.spatial_ratio == 8 and self.temporal_stages == 0
         _expect(not tailless, "latent_frames", self.latent_frames, "1 for 8 frames at spatial_ratio 8")
+        _expect(self.group_channels >= 1, "group_channels", self.group_channels, "1 or more")
         _expect(1 <= self.latent_channels <= 16, "latent_channels", self.latent_channels, "1 to 16")
         seen = get_args(MotionInput)
         _expect(self.motion_input in seen, "motion_input", self.motion_input, " or ".join(seen))
@@ -98,6 +104,10 @@ class MCDVAEConfig:
     def content_widths(self) -> tuple[int, int, int]:
         """Widths of the content maps f1, f2, f3 and of the decoder's levels."""
         return self.content_base, 2 * self.content_base, 4 * self.content_base
+
+    def norm(self, width: int) -> nn.GroupNorm:
+        """Group normalisation of a width; see `group_norm`."""
+        return group_norm(width, self.group_channels)
 
     def to_json(self) -> str:
         """The configuration as a JSON object; parts are written by name."""
@@ -125,6 +135,11 @@ class MCDVAEConfig:
         if "size_px" in resolved:
             resolved["size_px"] = tuple(resolved["size_px"])
         return cls(**resolved)
+
+
+def group_norm(width: int, least: int = 1) -> nn.GroupNorm:
+    """32 groups, or as many as divide a small width and have `least` channels."""
+    return nn.GroupNorm(math.gcd(32, max(1, width // least)), width, eps=1e-6)
 
 
 class MotionContentAutoencoder(nn.Module, Codec):
@@ -269,15 +284,16 @@ class ContentEncoder(nn.Module):
     def __init__(self, config: MCDVAEConfig) -> None:
         super().__init__()
         w1, w2, w3 = config.content_widths
+        block = partial(Residual2d, norm=config.norm)
         self.conv_in = nn.Conv2d(3, w1, 3, padding=1)
-        self.level1 = nn.Sequential(Residual2d(w1, w1), Residual2d(w1, w1))
+        self.level1 = nn.Sequential(block(w1, w1), block(w1, w1))
         self.down1 = nn.Conv2d(w1, w1, 3, stride=2, padding=1)
-        self.level2 = nn.Sequential(Residual2d(w1, w2), Residual2d(w2, w2))
+        self.level2 = nn.Sequential(block(w1, w2), block(w2, w2))
         self.down2 = nn.Conv2d(w2, w2, 3, stride=2, padding=1)
-        self.level3 = nn.Sequential(Residual2d(w2, w3), Residual2d(w3, w3))
+        self.level3 = nn.Sequential(block(w2, w3), block(w3, w3))
         self.down3 = nn.Conv2d(w3, w3, 3, stride=2, padding=1) if config.spatial_ratio == 8 else nn.Identity()
         self.middle = nn.Sequential(
-            Residual2d(w3, w3), SelfAttention2d(w3), Residual2d(w3, w3), group_norm(w3)
+            block(w3, w3), SelfAttention2d(w3, config.norm), block(w3, w3), config.norm(w3)
         )
 
     def forward(self, picture: Tensor) -> ContentFeatures:
@@ -296,11 +312,12 @@ class MotionEncoder(nn.Module):
     def __init__(self, config: MCDVAEConfig) -> None:
         super().__init__()
         c = config.motion_base
+        block = partial(Residual3d, norm=config.norm)
         self.shared = nn.Sequential(
             Conv3d(3, c, 3, padding=1),
-            *(Residual3d(c, c), Residual3d(c, c), Conv3d(c, c, 3, stride=2, padding=1)),
-            *(Residual3d(c, 2 * c), Residual3d(2 * c, 2 * c), Conv3d(2 * c, 2 * c, 3, stride=2, padding=1)),
-            *(Residual3d(2 * c, 4 * c), Residual3d(4 * c, 4 * c)),
+            *(block(c, c), block(c, c), Conv3d(c, c, 3, stride=2, padding=1)),
+            *(block(c, 2 * c), block(2 * c, 2 * c), Conv3d(2 * c, 2 * c, 3, stride=2, padding=1)),
+            *(block(2 * c, 4 * c), block(4 * c, 4 * c)),
         )
         self.temporal = nn.Sequential()
         for stage in range(config.temporal_stages):
@@ -308,14 +325,14 @@ class MotionEncoder(nn.Module):
             self.temporal.extend(
                 [
                     Conv3d(4 * c, 4 * c, 3, stride=(2, space, space), padding=1),
-                    Residual3d(4 * c, 4 * c),
-                    Residual3d(4 * c, 4 * c),
+                    block(4 * c, 4 * c),
+                    block(4 * c, 4 * c),
                 ]
             )
         moments = Conv3d(4 * c, 2 * config.latent_channels, 3, padding=1)
         assert moments.bias is not None
         nn.init.constant_(moments.bias[config.latent_channels :], INITIAL_LOGVAR)
-        self.out = nn.Sequential(group_norm(4 * c), nn.SiLU(), moments)
+        self.out = nn.Sequential(config.norm(4 * c), nn.SiLU(), moments)
 
     def forward(self, frames: Tensor) -> Gaussian:
         moments = self.out(self.temporal(self.shared(frames)))  # (B, 2d, d_t, h, w)
@@ -330,22 +347,23 @@ class FusionDecoder(nn.Module):
         super().__init__()
         w1, w2, w3 = config.content_widths
         fuse = config.fusion
+        block, level = partial(Residual3d, norm=config.norm), partial(FusedLevel, norm=config.norm)
         self.latent = (config.latent_channels, config.latent_frames)
         self.conv_in = Conv3d(config.latent_channels, w3, 3, padding=1)
-        self.middle1, self.middle_fuse = Residual3d(w3, w3), fuse(w3)
-        self.middle2, self.middle3 = Residual3d(w3, w3), Residual3d(w3, w3)
+        self.middle1, self.middle_fuse = block(w3, w3), fuse(w3)
+        self.middle2, self.middle3 = block(w3, w3), block(w3, w3)
         self.up3, self.up3_fuse = None, None
         if config.spatial_ratio == 8:
             self.up3, self.up3_fuse = Upsample(w3, scale=(1, 2, 2)), fuse(w3)
-        self.level3, self.up2 = FusedLevel(w3, w3, fuse), Upsample(w3, scale=(2, 2, 2))
-        self.level2, self.up1 = FusedLevel(w3, w2, fuse), Upsample(w2, scale=(2, 2, 2))
-        self.level1 = FusedLevel(w2, w1, fuse)
-        self.tail = nn.Sequential(*(Residual3d(w1, w1) for _ in range(config.blocks_before_tail)))
+        self.level3, self.up2 = level(w3, w3, fuse), Upsample(w3, scale=(2, 2, 2))
+        self.level2, self.up1 = level(w3, w2, fuse), Upsample(w2, scale=(2, 2, 2))
+        self.level1 = level(w2, w1, fuse)
+        self.tail = nn.Sequential(*(block(w1, w1) for _ in range(config.blocks_before_tail)))
         for _ in range(config.temporal_stages):
             self.tail.append(Upsample(w1, scale=(2, 1, 1), kernel=TIME_KERNEL))
             if not config.thin_tail:
-                self.tail.extend([Residual3d(w1, w1), Residual3d(w1, w1)])
-        self.out = nn.Sequential(group_norm(w1), nn.SiLU(), Conv3d(w1, config.output.channels, 3, padding=1))
+                self.tail.extend([block(w1, w1), block(w1, w1)])
+        self.out = nn.Sequential(config.norm(w1), nn.SiLU(), Conv3d(w1, config.output.channels, 3, padding=1))
         self.output = config.output(self.last)
 
     def forward(self, latents: Tensor, content: ContentFeatures) -> Tensor:
@@ -372,9 +390,9 @@ class FusionDecoder(nn.Module):
 class FusedLevel(nn.Module):
     """Three times a residual block and a fusion."""
 
-    def __init__(self, in_width: int, width: int, fuse: type[Fusion]) -> None:
+    def __init__(self, in_width: int, width: int, fuse: type[Fusion], norm: Norm) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Residual3d(in_width if i == 0 else width, width) for i in range(3))
+        self.blocks = nn.ModuleList(Residual3d(in_width if i == 0 else width, width, norm) for i in range(3))
         self.fusions = nn.ModuleList(fuse(width) for _ in range(3))
 
     def forward(self, x: Tensor, content_map: Tensor) -> Tensor:
@@ -547,11 +565,11 @@ PARTS: dict[str, Mapping[str, type[nn.Module]]] = {
 class Residual2d(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution on x where the width changes."""
 
-    def __init__(self, in_width: int, width: int) -> None:
+    def __init__(self, in_width: int, width: int, norm: Norm = group_norm) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *(group_norm(in_width), nn.SiLU(), nn.Conv2d(in_width, width, 3, padding=1)),
-            *(group_norm(width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)),
+            *(norm(in_width), nn.SiLU(), nn.Conv2d(in_width, width, 3, padding=1)),
+            *(norm(width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)),
         )
         self.skip = nn.Identity() if in_width == width else nn.Conv2d(in_width, width, 1)
 
@@ -563,11 +581,11 @@ class Residual2d(nn.Module):
 class Residual3d(nn.Module):
     """`Residual2d` with 3x3x3 convolutions."""
 
-    def __init__(self, in_width: int, width: int) -> None:
+    def __init__(self, in_width: int, width: int, norm: Norm = group_norm) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *(group_norm(in_width), nn.SiLU(), Conv3d(in_width, width, 3, padding=1)),
-            *(group_norm(width), nn.SiLU(), Conv3d(width, width, 3, padding=1)),
+            *(norm(in_width), nn.SiLU(), Conv3d(in_width, width, 3, padding=1)),
+            *(norm(width), nn.SiLU(), Conv3d(width, width, 3, padding=1)),
         )
         self.skip = nn.Identity() if in_width == width else Conv3d(in_width, width, 1)
 
@@ -596,9 +614,9 @@ class Upsample(nn.Module):
 class SelfAttention2d(nn.Module):
     """Single-head attention over places, residual."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, norm: Norm = group_norm) -> None:
         super().__init__()
-        self.norm = group_norm(width)
+        self.norm = norm(width)
         self.to_qkv = nn.Conv2d(width, 3 * width, 1)
         self.to_out = nn.Conv2d(width, width, 1)
 
@@ -608,11 +626,6 @@ class SelfAttention2d(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).view_as(x)
         output: Tensor = x + self.to_out(attended)
         return output
-
-
-def group_norm(width: int) -> nn.GroupNorm:
-    """32 groups, or the largest power of two below that divides a small width."""
-    return nn.GroupNorm(math.gcd(32, width), width, eps=1e-6)
 
 
 def _expect(holds: bool, name: str, value: object, expected: str) -> None:

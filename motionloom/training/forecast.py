@@ -92,25 +92,29 @@ def _parameters(objective: Objective) -> dict[str, Any]:
     }
 
 
+def moment_bytes(recipe: Recipe, params: list[nn.Parameter]) -> int:
+    """What an optimizer keeps: two moments of Adam, of 8 bits where asked and possible; one of Muon's kernels."""
+    kind = recipe.optimizer.kind
+    each = 2 if kind == "adamw8bit" and has_8bit_optimizer() else 8
+    return sum(p.numel() * (4 if kind == "muon" and p.ndim > 1 else each) for p in params)
+
+
 def _memory(recipe: Recipe, objective: Objective, cost: dict[str, Any]) -> dict[str, Any]:
     networks = objective.networks
-    trained = sum(
-        p.numel() for params in objective.parameter_groups().values() for p in params if p.requires_grad
-    )
+    params = [p for group in objective.parameter_groups().values() for p in group if p.requires_grad]
     averaged = objective.ema_networks if recipe.ema_decay is not None else ()
-    in_8_bits = recipe.optimizer.kind == "adamw8bit" and has_8bit_optimizer()
     activations = cost["activation_bytes"]
     if activations is not None and recipe.precision in HALVES:
         activations = int(activations * HALF_ACTIVATION_SHARE)
     parts = {
         "weights": sum(_bytes(network) for network in networks.values()),
         "frozen_weights": sum(_bytes(network) for network in _frozen(objective).values()),
-        "gradients": 4 * trained,
-        "optimizer": (2 if in_8_bits else 8) * trained,  # Adam: two moments
+        "gradients": 4 * sum(p.numel() for p in params),
+        "optimizer": moment_bytes(recipe, params),
         "averaged_weights": sum(_bytes(networks[name]) for name in averaged),
         "activations": activations,
     }
-    how = "of one process that takes the whole batch; weights, gradients, two moments and averages counted"
+    how = "of one process that takes the whole batch; weights, gradients, moments and averages counted"
     how += "; activations: " + cost["how"]
     if recipe.precision in HALVES:
         how += f", times {HALF_ACTIVATION_SHARE} for {recipe.precision}"

@@ -54,6 +54,9 @@ class CodecSize(Section):
     )
     thin_tail: bool = False
     blocks_before_tail: int = 0
+    group_channels: int = Field(
+        1, description="least channels of a normalisation group; 8 in a narrow network, ours"
+    )
 
     def config(self, recipe: Recipe) -> MCDVAEConfig:
         """Raises ConfigError when sizes do not fit together."""

@@ -50,6 +50,7 @@ from motionloom.errors import ConfigError, Interrupted, NumericError, ResourceEr
 from motionloom.training import randomness
 from motionloom.training.data_order import SampleOrder, load_batches, require_samples
 from motionloom.training.ema import WeightAverage
+from motionloom.training.muon import Muon
 from motionloom.training.objectives.base import Objective
 from motionloom.training.precision import (
     EMULATED,
@@ -726,9 +727,15 @@ def _check_fits(recipe: Recipe, world: int) -> None:
 
 
 def new_optimizer(recipe: Recipe, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam or AdamW, with moments of 8 bits where asked and possible; weight decay spares vectors (biases, norms)."""
+    """Adam, AdamW, with moments of 8 bits where asked and possible, or Muon; weight decay spares vectors (biases, norms)."""
     settings = recipe.optimizer
-    cls: Any = torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW
+    kinds = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "adamw8bit": torch.optim.AdamW,
+        "muon": Muon,
+    }
+    cls: Any = kinds[settings.kind]
     if settings.kind == "adamw8bit" and has_8bit_optimizer():
         cls = importlib.import_module("bitsandbytes.optim").AdamW8bit
     groups = [

@@ -99,8 +99,9 @@ class ClipData(Section):
 
 
 class OptimizerSettings(Section):
-    kind: Literal["adam", "adamw", "adamw8bit"] = Field(
-        "adam", description="adamw8bit is adamw where bitsandbytes is not installed"
+    kind: Literal["adam", "adamw", "adamw8bit", "muon"] = Field(
+        "adam",
+        description="adamw8bit is adamw where bitsandbytes is not installed; muon: adamw for vectors alone",
     )
     betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
     eps: float = Field(1e-8, gt=0)

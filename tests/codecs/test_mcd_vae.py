@@ -253,6 +253,24 @@ def test_of_changes_alone_every_still_picture_has_one_latent_and_motion_is_seen_
         MCDVAEConfig(motion_input="changes")  # type: ignore[arg-type]
 
 
+def test_groups_of_one_channel_take_its_strength_away_and_wide_groups_keep_it() -> None:
+    x = torch.randn(2, 8, 4, 6, 6)
+    stronger = x * torch.tensor([3.0, *[1.0] * 7]).view(1, 8, 1, 1, 1)
+    for group_channels, groups, keeps in ((1, 8, False), (8, 1, True)):
+        config = dataclasses.replace(TINY, motion_base=8, group_channels=group_channels)
+        norm = config.norm(8)
+        assert norm.num_groups == groups
+        assert torch.allclose(norm(stronger), norm(x), atol=1e-4) is not keeps
+        norms = [
+            module
+            for module in MotionContentAutoencoder(config).modules()
+            if isinstance(module, nn.GroupNorm)
+        ]
+        smallest = min(module.num_channels // module.num_groups for module in norms)
+        assert smallest == group_channels and len(norms) > 40
+    assert [MCDVAEConfig().norm(width).num_groups for width in (64, 128, 512)] == [32, 32, 32]  # the paper's
+
+
 def test_configuration_says_what_is_wrong() -> None:
     assert MCDVAEConfig.from_mapping(json.loads(TINY.to_json())) == TINY
     with pytest.raises(ConfigError, match="num_framez") as error:
