@@ -10,7 +10,7 @@ import typer
 from motionloom.cli.show import AsJson, outline, show
 from motionloom.errors import ConfigError
 
-EPILOG = "Example: motionloom train recipes/mini/generator.yaml training.steps=500 --run-dir runs/clouds"
+EPILOG = "Example: motionloom train recipes/mini/generator.yaml steps=500 --run-dir runs/clouds"
 
 
 def train(
@@ -31,9 +31,7 @@ def train(
     """Train what a recipe says; run the same command again to resume."""
     for text in override or ():
         if "=" not in text.lstrip("="):
-            raise ConfigError(
-                f"got the override {text!r}, expected key=value", fix="for example training.steps=500"
-            )
+            raise ConfigError(f"got the override {text!r}, expected key=value", fix="for example steps=500")
 
     from motionloom.train import train as train_verb
 

@@ -34,7 +34,8 @@ class PublishedClips(TrainingDataset):
         sampling: a key of `protocol.SAMPLINGS`; None takes the papers' own for this split.
         fps: clips are resampled to this first; None keeps their own.
         flip: mirror half of the samples left to right.
-        skip_bad: go on without clips that cannot be used; they are in `refused`.
+        skip_bad: go on without clips that cannot be used; they are in `refused`. Each is read once at the start then: a
+            damaged record is found here and not in the middle of a training.
         seed: of everything drawn.
         cache_mb: prepared clips kept in memory, per process.
         on_clip: called with (clips looked at, clips found).
@@ -73,6 +74,7 @@ class PublishedClips(TrainingDataset):
         self._cache_bytes, self._max_cache_bytes = 0, cache_mb * 2**20
         self._rates: Counter[float] = Counter()
         contents = layout.contents(split)
+        self._reads_first = skip_bad or fps is not None
         used, refused = self._checked(contents.entries, on_clip)
         self.refused = (*contents.refused, *refused)
         self._entries, self._fingerprint = used, contents.fingerprint
@@ -124,7 +126,7 @@ class PublishedClips(TrainingDataset):
         """Why a clip cannot be used, or ""."""
         try:
             count = (
-                self.layout.num_frames(entry) if self.fps is None else len(self._read(entry, counting=True))
+                len(self._read(entry, counting=True)) if self._reads_first else self.layout.num_frames(entry)
             )
         except MotionLoomError as error:
             return error.message

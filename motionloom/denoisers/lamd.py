@@ -306,6 +306,8 @@ def load_lamd(
     generator, process = MotionGenerator.load(folder / GENERATOR_FILE)
     _check_together(codec, generator, folder)
     vocabulary = _vocabulary(generator, bert_vocabulary)
+    scales = {"text": _scale("text_scale", text_scale), "image": _scale("image_scale", image_scale)}
+    _check_guidance(scales, _trained_as(folder / GENERATOR_FILE).get("stage", {}), folder)
     base = (LamdBase if vocabulary is None else LamdTextBase)(
         codec,
         generator,
@@ -313,8 +315,8 @@ def load_lamd(
         folder.name,
         fps=_trained_fps(folder / GENERATOR_FILE),
         solver=solver,
-        text_scale=_scale("text_scale", text_scale),
-        image_scale=_scale("image_scale", image_scale),
+        text_scale=scales["text"],
+        image_scale=scales["image"],
         vocabulary=vocabulary,
         end_frame=None if end_frame is None else Path(end_frame),
     )
@@ -342,14 +344,28 @@ def _check_together(codec: MotionContentAutoencoder, generator: MotionGenerator,
         )
 
 
-def _trained_fps(file: Path) -> float:
-    """Frames per second of the training clips, as the recipe inside the file says."""
+def _check_guidance(scales: dict[str, float], stage: dict[str, Any], folder: Path) -> None:
+    """Guidance compares with a generator told nothing; one that never was in training has not learned what that is."""
+    for condition, scale in scales.items():
+        if scale != 1 and stage.get(f"drop_{condition}") == 0:
+            raise ConfigError(
+                f'got {condition}_scale {scale:g}, but "{folder}" was trained with drop_{condition}: 0: it has no guidance',
+                fix=f"leave {condition}_scale out, or train with stage.drop_{condition}=0.1",
+            )
+
+
+def _trained_as(file: Path) -> dict[str, Any]:
+    """The recipe inside the file; {} where there is none."""
     from motionloom.training.recipe import parse_yaml
     from motionloom.weights import read_metadata
 
     recipe = read_metadata(file).get("recipe")
-    data = parse_yaml(recipe, str(file)).get("data") if recipe else None
-    return float((data or {}).get("fps") or FPS)
+    return dict(parse_yaml(recipe, str(file))) if recipe else {}
+
+
+def _trained_fps(file: Path) -> float:
+    """Frames per second of the training clips, as the recipe inside the file says."""
+    return float((_trained_as(file).get("data") or {}).get("fps") or FPS)
 
 
 def _solver(asked: Solver | None, process: dict[str, Any]) -> Solver:

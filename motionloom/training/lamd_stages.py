@@ -438,9 +438,10 @@ def _layout(data: ClipData) -> Layout:
     """The published data set a recipe names."""
     from motionloom.datasets.layouts import open_layout
 
-    return open_layout(
-        data.layout, data.folder, **({"chunk": data.frames} if data.layout == "landscape" else {})
-    )
+    chunk = data.frames if data.layout == "landscape" else None
+    asked = {"chunk": chunk, "captions": data.captions, "view": data.view}
+    options = {key: value for key, value in asked.items() if value is not None}
+    return open_layout(data.layout, data.folder, **options)
 
 
 def _captions(data: ClipData) -> list[str]:

@@ -54,6 +54,12 @@ class ClipData(Section):
     folder: str = Field(min_length=1, description="holds clips/*.mp4 (+ .txt), or metadata.jsonl")
     layout: str = Field("clips", description="clips, or a key of datasets.layouts.LAYOUTS: bair, natops, ...")
     split: str = Field("train", description="of a published data set")
+    captions: Literal["ambiguous", "explicit"] | None = Field(
+        None, description="of CATER-GEN; null: the ambiguous ones, as in the paper"
+    )
+    view: Literal["image_aux1", "image_main"] | None = Field(
+        None, description="of BAIR's two cameras; null: image_aux1, as in the papers"
+    )
     sampling: str | None = Field(None, description="key of datasets.protocol.SAMPLINGS; null: the set's own")
     frames: int = Field(ge=1, description="frames per training sample")
     fps: float | None = Field(
@@ -79,6 +85,9 @@ class ClipData(Section):
     def _clips_have_no_splits(self) -> ClipData:
         if self.layout == "clips" and (self.split != "train" or self.sampling is not None):
             raise ValueError("split and sampling belong to published data sets: give their layout too")
+        for key, layout in (("captions", "cater"), ("view", "bair")):
+            if getattr(self, key) is not None and self.layout != layout:
+                raise ValueError(f"{key} belongs to layout: {layout}, got layout: {self.layout}")
         return self
 
     @field_validator("size_px")

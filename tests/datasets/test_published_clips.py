@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,18 @@ def test_what_cannot_be_used_stops_training(tmp_path: Path) -> None:
         PublishedClips(layout, "train", 16, (32, 32), sampling="fast")
 
 
+def test_a_damaged_record_is_left_out_at_the_start_and_not_met_in_the_middle(tmp_path: Path) -> None:
+    make.make_bair(tmp_path, {"train/traj_0_to_2": 3})
+    file = next(tmp_path.rglob("traj_0_to_2.tfrecords"))
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF  # in the second of three records
+    file.write_bytes(damaged)
+    clips = PublishedClips(BairPushing(tmp_path), "train", 16, (64, 64), skip_bad=True)
+    assert len(clips) == 2 and len(clips.refused) == 1
+    assert "traj_0_to_2.tfrecords" in clips.refused[0][0]
+    assert all(clips.at(0, index)["frames"].shape == (3, 16, 64, 64) for index in range(2))
+
+
 def test_rates_are_resampled_and_said(tmp_path: Path) -> None:
     layout = BairPushing(make.make_bair(tmp_path, {"train/traj_0_to_0": 1}))
     clips = PublishedClips(layout, "train", 15, (64, 64), fps=5.0)
@@ -131,3 +144,34 @@ def test_a_stage_reads_the_layout_its_recipe_names(tmp_path: Path) -> None:
         load_recipe(recipe, ["data.layout=kinetics"])
     with pytest.raises(ConfigError, match="give their layout"):
         load_recipe(recipe, ["data.layout=clips", "data.split=test"])
+    with pytest.raises(ConfigError, match="captions belongs to layout: cater, got layout: mug"):
+        load_recipe(recipe, ["data.captions=explicit"])
+
+
+def test_a_recipe_chooses_captions_and_camera(tmp_path: Path) -> None:
+    make.make_cater(tmp_path / "cater", {"train": ["the cone is rotating."], "test": []}, 20)
+    (tmp_path / "cater/train_explicit.json").write_text(
+        json.dumps(
+            {
+                "0": {
+                    "video": "videos/CATER_new_train000000.avi",
+                    "caption": "the small gold metal cone is rotating.",
+                }
+            }
+        )
+    )
+    make.make_bair(tmp_path / "bair", {"train/traj_0_to_0": 1})
+    for name, asked in (("cater", "captions=explicit"), ("bair", "view=image_main")):
+        told = [f"data.layout={name}", f"data.folder={tmp_path / name}", f"data.{asked}"]
+        recipe = load_recipe(
+            RECIPES / f"{name}_autoencoder.yaml", [*told, "data.size_px=64", "data.frames=16"]
+        )
+        plain = load_recipe(recipe, [f"data.{asked.partition('=')[0]}=null"])
+        one, other = (this.stage.dataset(this).at(0, 0) for this in (recipe, plain))
+        if name == "cater":
+            assert (one["text"], other["text"]) == (
+                "the small gold metal cone is rotating.",
+                "the cone is rotating.",
+            )
+        else:
+            assert not torch.equal(one["frames"], other["frames"])

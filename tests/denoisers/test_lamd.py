@@ -139,6 +139,13 @@ def test_guidance_changes_the_clip_and_is_written_down(tmp_path: Path) -> None:
     }
 
 
+def test_guidance_is_refused_where_training_never_left_the_condition_out(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path, facts={"recipe": "stage: {drop_text: 0.0, drop_image: 0.1}"})
+    with pytest.raises(ConfigError, match="text_scale 2, but .* was trained with drop_text: 0"):
+        ml.load_base(folder, text_scale=2)
+    assert ml.load_base(folder, image_scale=2).image_scale == 2  # type: ignore[attr-defined]
+
+
 def test_a_long_clip_is_a_chain_and_says_when_it_was_not_trained_for_it(base: LamdBase) -> None:
     clip = ml.generate(base, PHOTO, steps=2, frames=20)
     assert clip.frames.shape == (20, 16, 16, 3)
