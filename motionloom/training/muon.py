@@ -31,7 +31,7 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             for param in group["params"]:
                 if param.ndim > 1 and param.grad is not None:
-                    self._step_kernel(param, group)
+                    self._step_kernel(param, param.grad, group)
                     param.grad = None  # AdamW passes over it
         return super().step()
 
@@ -39,16 +39,16 @@ class Muon(torch.optim.AdamW):
         """AdamW asks every state for its step; kernels have none, so they are kept from it."""
         given = state["state"]
         kernels = {param: given.pop(param) for param in list(given) if "momentum" in given[param]}
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.state.update(kernels)
 
-    def _step_kernel(self, param: Tensor, group: dict[str, Any]) -> None:
+    def _step_kernel(self, param: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         momentum = group["betas"][0]
         state = self.state[param]
         if not state:
             state["momentum"] = torch.zeros_like(param)
-        average = state["momentum"].lerp_(param.grad, 1 - momentum)
-        update = orthogonalised(param.grad.lerp(average, momentum).flatten(1))
+        average = state["momentum"].lerp_(gradient, 1 - momentum)
+        update = orthogonalised(gradient.lerp(average, momentum).flatten(1))
         scale = RMS_OF_ADAM * max(update.shape) ** 0.5
         param.mul_(1 - group["lr"] * group["weight_decay"])
         param.add_(update.view_as(param), alpha=-group["lr"] * scale)
@@ -56,10 +56,12 @@ class Muon(torch.optim.AdamW):
 
 def orthogonalised(matrix: Tensor) -> Tensor:
     """(m, n) => about U V' of its singular value decomposition U S V', by Newton-Schulz iteration, float32."""
-    wide = matrix.float() if matrix.shape[0] <= matrix.shape[1] else matrix.float().T
-    x = wide / (wide.norm() + 1e-7)
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.float().T if is_tall else matrix.float()
+    x = x / (x.norm() + 1e-7)
     a, b, c = NEWTON_SCHULZ
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x if matrix.shape[0] <= matrix.shape[1] else x.T).to(matrix)
+    directions: Tensor = (x.T if is_tall else x).to(matrix)
+    return directions
