@@ -96,24 +96,40 @@ def is_blocks(data: Path) -> bool:
 
 @torch.no_grad()
 def reconstructed(folder: Path, data: Path, limit: int) -> dict[str, Any]:
-    """PSNR of frames 1.. of test clips (dB), by the codec and by copying frame 0, over all places and over moving ones."""
+    """PSNR of frames 1.. of test clips (dB), by the codec and by copying frame 0, over all places and over moving ones.
+
+    lightness_error_left, colour_error_left: squared error of the channels' mean, and of what the channels differ from it by,
+    where something moves, as a share of what copying frame 0 leaves.
+    """
     codec = MotionContentAutoencoder.load(folder / "mcd_vae.safetensors")
-    rows, nats = [], []
+    rows, nats, split = [], [], torch.zeros(2, 2)
     for one in test_clips(data, codec.config.num_frames, codec.config.size_px, limit):
         frames, posterior = one.frames, codec.encode_motion(one.frames)
         made = codec.decode(codec.normalise(posterior.mean), one.photo).clamp(-1, 1)
         still = frames[:, :, :1].expand_as(frames)
-        moving = moving_places(frames).expand_as(frames)[:, :, 1:]
+        moves = moving_places(frames)
+        moving = moves.expand_as(frames)[:, :, 1:]
         errors = [((shown - frames) / 2).square()[:, :, 1:] for shown in (made, still)]
         rows.append([_decibels(part) for error in errors for part in (error, error[moving])])
+        split += torch.stack([_lightness_and_colour(shown - frames, moves[:, 0]) for shown in (made, still)])
         nats.append(float(posterior.kl().mean()))
+    lightness, colour = (split[0] / split[1]).tolist()
     names = ("codec_db", "codec_moving_db", "copy_db", "copy_moving_db")
     means = np.nanmean(np.array(rows), 0)
     return {
         "clips": len(rows),
         **dict(zip(names, map(float, means), strict=True)),
+        "lightness_error_left": lightness,
+        "colour_error_left": colour,
         "kl_nats_per_dim": statistics.mean(nats),
     }
+
+
+def _lightness_and_colour(difference: Tensor, moving: Tensor) -> Tensor:
+    """(1, 3, T, H, W) and where it counts, (1, T, H, W) => squared errors of the channels' mean and of their rest: (2,)."""
+    mean = difference.mean(1, keepdim=True)
+    parts = (3 * mean.square().sum(1), (difference - mean).square().sum(1))
+    return torch.stack([part[moving].sum() for part in parts])
 
 
 def _decibels(error: Tensor) -> float:

@@ -60,8 +60,20 @@ def test_a_codec_that_copies_is_as_good_as_copying(quality: Any, world: Path, mo
     assert found["clips"] == 3 and found["kl_nats_per_dim"] > 0
     assert found["codec_db"] == pytest.approx(found["copy_db"])
     assert found["codec_moving_db"] == pytest.approx(found["copy_moving_db"]) and found["copy_moving_db"] < 16
+    assert found["lightness_error_left"] == found["colour_error_left"] == pytest.approx(1)
     apart = quality.decomposed(model, world, limit=2)
     assert apart["levels_off_the_photo_elsewhere"] == apart["levels_off_the_photo_from_a_still_source"] == 0
+
+
+def test_errors_of_lightness_and_of_colour_are_apart_and_are_the_whole(quality: Any) -> None:
+    grey, red = torch.full((1, 3, 2, 4, 4), 0.5), torch.zeros(1, 3, 2, 4, 4)
+    red[:, 0], red[:, 1] = 0.4, -0.4
+    where = torch.ones(1, 2, 4, 4, dtype=torch.bool)
+    for difference, whose in ((grey, 0), (red, 1)):
+        parts = quality._lightness_and_colour(difference, where)
+        assert parts[whose] == pytest.approx(float(difference.square().sum()), rel=1e-5)
+        assert parts[1 - whose] == pytest.approx(0, abs=1e-6)
+    assert not quality._lightness_and_colour(grey, ~where).any()
 
 
 def test_a_sample_depends_on_its_own_seed_alone(quality: Any, world: Path, model: Path) -> None:
