@@ -394,8 +394,7 @@ class LamdGenerator(Stage):
                 f"no autoencoder at {self.codec_weights}",
                 fix="train the first stage, then set stage.codec_weights to its final/mcd_vae.safetensors",
             )
-        published = {"layout", "split", "sampling"} if data.layout != "clips" else set()
-        ways = data.model_dump(include={"frames", "fps", "size_px", "fit", "flip", "skip_bad", *published})
+        ways = data.model_dump(exclude={"folder", "num_workers", "cache_mb"})  # what samples do not depend on
         hints = {name: True for name, has in (("end", self.end_channels), ("previous", self.previous)) if has}
         return CacheIdentity(
             codec_sha256=sha256_of(self.codec_weights),

@@ -175,3 +175,21 @@ def test_a_recipe_chooses_captions_and_camera(tmp_path: Path) -> None:
             )
         else:
             assert not torch.equal(one["frames"], other["frames"])
+
+
+def test_latents_of_one_camera_are_not_taken_for_those_of_the_other(tmp_path: Path) -> None:
+    """A latent cache is told by everything in `data` that a sample depends on, and by nothing else."""
+    make.make_bair(tmp_path, {"train/traj_0_to_0": 1})
+    (tmp_path / "codec").write_bytes(b"")
+    told = [f"data.folder={tmp_path}", f"stage.codec_weights={tmp_path / 'codec'}"]
+    recipe = load_recipe(RECIPES / "small/pushing_generator.yaml", told)
+
+    def identity(asked: str) -> object:
+        changed = load_recipe(recipe, [asked])
+        return changed.stage._identity(changed)  # type: ignore[attr-defined]
+
+    whole = identity("data.split=train")
+    for asked in ("view=image_main", "sampling=first", "frames=8", "fps=5", "fit=pad", "flip=true"):
+        assert identity(f"data.{asked}") != whole, asked
+    for asked in ("num_workers=2", "cache_mb=1"):
+        assert identity(f"data.{asked}") == whole, asked
