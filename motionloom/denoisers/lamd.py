@@ -307,13 +307,14 @@ def load_lamd(
     _check_together(codec, generator, folder)
     vocabulary = _vocabulary(generator, bert_vocabulary)
     scales = {"text": _scale("text_scale", text_scale), "image": _scale("image_scale", image_scale)}
-    _check_guidance(scales, _trained_as(folder / GENERATOR_FILE).get("stage", {}), folder)
+    trained = _trained_as(folder / GENERATOR_FILE)
+    _check_guidance(scales, trained.get("stage", {}), folder)
     base = (LamdBase if vocabulary is None else LamdTextBase)(
         codec,
         generator,
         process,
         folder.name,
-        fps=_trained_fps(folder / GENERATOR_FILE),
+        fps=float(trained.get("data", {}).get("fps") or FPS),
         solver=solver,
         text_scale=scales["text"],
         image_scale=scales["image"],
@@ -355,17 +356,13 @@ def _check_guidance(scales: dict[str, float], stage: dict[str, Any], folder: Pat
 
 
 def _trained_as(file: Path) -> dict[str, Any]:
-    """The recipe inside the file; {} where there is none."""
+    """The recipe inside the file, without what it leaves null; {} where there is none."""
     from motionloom.training.recipe import parse_yaml
     from motionloom.weights import read_metadata
 
     recipe = read_metadata(file).get("recipe")
-    return dict(parse_yaml(recipe, str(file))) if recipe else {}
-
-
-def _trained_fps(file: Path) -> float:
-    """Frames per second of the training clips, as the recipe inside the file says."""
-    return float((_trained_as(file).get("data") or {}).get("fps") or FPS)
+    said = parse_yaml(recipe, str(file)) if recipe else {}
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def _solver(asked: Solver | None, process: dict[str, Any]) -> Solver:

@@ -82,7 +82,7 @@ class ClipData(Section):
         return value
 
     @model_validator(mode="after")
-    def _clips_have_no_splits(self) -> ClipData:
+    def _keys_fit_the_layout(self) -> ClipData:
         if self.layout == "clips" and (self.split != "train" or self.sampling is not None):
             raise ValueError("split and sampling belong to published data sets: give their layout too")
         for key, layout in (("captions", "cater"), ("view", "bair")):
