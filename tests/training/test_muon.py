@@ -55,6 +55,19 @@ def test_an_update_is_as_large_as_adams_and_decays_weights_by_themselves() -> No
     assert torch.equal(stepped(kernel, torch.zeros_like(gradient)), kernel)  # no direction, no step
 
 
+def test_momentum_is_nesterovs() -> None:
+    """The second update is that of the gradient moved towards the average, both averaged over two gradients."""
+    first, second = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
+    parameter = nn.Parameter(torch.zeros(6, 9))
+    optimizer = Muon([parameter], lr=0.01, betas=(0.9, 0.999), weight_decay=0.0)
+    for gradient in (first, second):
+        before, parameter.grad = parameter.detach().clone(), gradient.clone()
+        optimizer.step()
+    average = 0.9 * 0.1 * first + 0.1 * second
+    expected = orthogonalised(0.1 * second + 0.9 * average) * 0.01 * 0.2 * 9**0.5
+    assert torch.allclose(before - parameter, expected, atol=1e-6)
+
+
 def test_vectors_are_adamws_bit_for_bit() -> None:
     ended = []
     for kind in ("muon", "adamw"):
